@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
+/*
+ * The one contract between the BPF programs and hvtrace/kernel/layout.py.
+ * tests/unit/test_layout.py compiles this file with gcc and compares every
+ * size, offset and constant with the Python side.
+ *
+ * Needs fixed-width __u8 ... __u64 from the includer.
+ */
+#ifndef HVTRACE_H
+#define HVTRACE_H
+
+/* ABI number of everything below; raised with every change of meaning. */
+#define HVT_LAYOUT 1
+
+/*
+ * Latency buckets, log-linear: 25 octaves from 2^-23 s (119 ns) to 2^2 s,
+ * four equal buckets to the octave, each (low, high], like Prometheus' "le".
+ * Bucket 0 holds everything up to 2^-23 s, the last everything above 2^2 s.
+ */
+#define HVT_MIN_EXP -23
+#define HVT_OCTAVES 25
+#define HVT_BUCKETS (HVT_OCTAVES * 4 + 2)
+
+/* Failure statuses held in the slot itself; more go to the `statuses` map. */
+#define HVT_STATUSES 4
+
+/* Entries of a thread's table (code, fast, handler) -> slot; a power of 2. */
+#define HVT_TABLE 128
+
+#define HVT_COMM 16
+
+enum hvt_handler {
+	HVT_KERNEL = 0,
+	HVT_VMM = 1,
+};
+
+/* Verdicts on fast calls that have output (reference: TLFS 3.8.1). Calls
+ * without output parameters, memory calls and unknown codes are the same for
+ * every call of a slot, so user space tells them from (code, fast). */
+enum hvt_xmm_output {
+	HVT_IMPOSSIBLE = 0, /* input and output exceed the 112-byte block */
+	HVT_REFUSED = 1,    /* fits, but failed or never completed */
+	HVT_USED_GPR = 2,   /* succeeded, output within RDX and R8 */
+	HVT_USED_XMM = 3,   /* succeeded, output reaches an XMM register */
+	HVT_XMM_OUTPUTS = 4,
+};
+
+enum hvt_abi_flags {
+	HVT_ABI_INPUT = 1,  /* input size known */
+	HVT_ABI_OUTPUT = 2, /* output size known, and not zero */
+};
+
+/* Parameter sizes of a call code in bytes, from hvtrace/hyperv. */
+struct hvt_abi {
+	__u16 in_fixed;
+	__u16 out_fixed;
+	__u8 in_elem;
+	__u8 out_elem;
+	__u8 flags; /* enum hvt_abi_flags */
+	__u8 pad;
+};
+
+/* One (vCPU thread, code, fast, handler). Single writer: the thread. User
+ * space reads it through mmap and writes it only after the thread's end. */
+struct hvt_slot {
+	__u32 thread; /* index into `threads` + 1; 0: the slot is free */
+	__u16 code;
+	__u8 fast;
+	__u8 handler; /* enum hvt_handler */
+	__u64 sum_ns; /* completed calls only, as min and max */
+	__u64 min_ns; /* ~0 before the first */
+	__u64 max_ns;
+	__u64 unfinished; /* superseded, or pending when the thread ended */
+	__u64 reps;       /* reps completed, bits 43:32 of the result */
+	__u64 xmm_input;
+	struct hvt_abi abi;
+	__u64 xmm_output[HVT_XMM_OUTPUTS];
+	__u64 status_count[HVT_STATUSES]; /* failures; success is the rest */
+	__u16 status[HVT_STATUSES];       /* 0: entry unused */
+	__u64 buckets[HVT_BUCKETS];       /* completed calls are their sum */
+};
+
+enum hvt_thread_state {
+	HVT_FREE = 0,
+	HVT_LIVE = 1,
+	HVT_DEAD = 2, /* ended: user space may collect and recycle it */
+};
+
+/* One vCPU thread: the state machine, and its table of slots. */
+struct hvt_thread {
+	__u64 call; /* the open call (HVT_CALL_*), 0 when there is none */
+	__u64 start_ns;
+	__u32 tid;
+	__u32 tgid;
+	__u32 state; /* enum hvt_thread_state */
+	__u32 slots; /* table entries in use */
+	char comm[HVT_COMM];
+	__u16 table[HVT_TABLE]; /* slot index + 1; 0: unused */
+};
+
+/* hvt_thread.call: the input value's fields that are traced, and two flags. */
+#define HVT_CALL_CODE_SHIFT 0  /* 16 bits */
+#define HVT_CALL_FAST_SHIFT 16 /* 1 bit */
+#define HVT_CALL_VMM_SHIFT 17  /* 1 bit: seen leaving for user space */
+#define HVT_CALL_VAR_SHIFT 18  /* 10 bits, 8-byte units */
+#define HVT_CALL_REP_SHIFT 32  /* 12 bits */
+#define HVT_CALL_OPEN (1ULL << 63)
+
+/* `control`[0]: filters, written by user space; losses, by the programs. */
+struct hvt_control {
+	__u32 filter_tgid; /* 0: every process */
+	__u32 filter_code; /* HVT_ANY_CODE: every code */
+	__u64 epoch;       /* raised with every change of a filter */
+	__u64 orphans;     /* completions without a start */
+	__u64 no_slot;     /* calls not counted: no free slot, or table full */
+	__u64 no_thread;   /* calls not counted: no free thread entry */
+	__u64 no_status;   /* failures whose status found no room */
+};
+#define HVT_ANY_CODE 0xffffffff
+
+/* Key of `statuses`: the failures for which the slot had no entry left. */
+struct hvt_status_key {
+	__u32 slot;
+	__u32 status;
+};
+
+#endif

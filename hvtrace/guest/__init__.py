@@ -1,0 +1,1 @@
+"""A tiny VMM and guest on /dev/kvm that makes known hypercalls."""

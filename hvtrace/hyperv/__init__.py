@@ -1,0 +1,1 @@
+"""What a hypercall is: codes, statuses, input value, XMM verdicts. Data and pure functions."""

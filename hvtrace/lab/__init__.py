@@ -1,0 +1,1 @@
+"""A Debian kernel in an emulated VM: real KVM and Hyper-V hypercalls on any machine."""

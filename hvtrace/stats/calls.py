@@ -1,0 +1,120 @@
+"""Rows of counters as plain Python values with names: what every view shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hvtrace.hyperv import codes, statuses
+from hvtrace.stats.histogram import Counts, percentile_ns
+from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Snapshot, Vm
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Service time of completed calls, in ns: sum, extremes and percentiles."""
+
+    sum: int
+    min: int
+    max: int
+    p50: int
+    p90: int
+    p99: int
+    p999: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one VM made of one (code, fast, handler)."""
+
+    vm: Vm
+    code: int
+    name: str  # TLFS name, or hex where the code is unknown
+    fast: bool
+    handler: str  # of HANDLERS
+    completed: int
+    unfinished: int
+    reps: int
+    xmm_input: int
+    xmm_output: dict[str, int]  # verdict of VERDICTS -> calls; no zeros
+    statuses: dict[str, int]  # status name, or hex -> completed calls; no zeros
+    latency: Latency | None  # None where nothing has completed
+    buckets: Counts
+
+    @property
+    def calls(self) -> int:
+        """All calls that are over: completed or not."""
+        return self.completed + self.unfinished
+
+    @property
+    def failures(self) -> int:
+        """Completed calls with a status other than SUCCESS."""
+        return self.completed - self.statuses.get("SUCCESS", 0)
+
+
+def calls(snapshot: Snapshot) -> list[Call]:
+    """The rows of `snapshot`, in their order; roll it up first."""
+    failed: list[dict[str, int]] = [{} for _ in snapshot.rows]
+    for row, status, count in snapshot.statuses.tolist():
+        if count:
+            failed[row][statuses.name_of(status)] = count
+    return [_call(snapshot.vms, row, failed[i]) for i, row in enumerate(snapshot.rows)]
+
+
+def _call(vms: tuple[Vm, ...], row: np.void, failed: dict[str, int]) -> Call:
+    buckets: Counts = row["buckets"]
+    done = int(buckets.sum())
+    # A failure is counted after its bucket, but read before it: never negative for long.
+    success = max(0, done - sum(failed.values()))
+    return Call(
+        vm=vms[row["vm"]],
+        code=int(row["code"]),
+        name=codes.name_of(int(row["code"])),
+        fast=bool(row["fast"]),
+        handler=HANDLERS[row["handler"]],
+        completed=done,
+        unfinished=int(row["unfinished"]),
+        reps=int(row["reps"]),
+        xmm_input=int(row["xmm_input"]),
+        xmm_output={v: int(n) for v, n in zip(VERDICTS, row["xmm_output"], strict=True) if n},
+        statuses={**({"SUCCESS": success} if success else {}), **failed},
+        latency=_latency(row) if done else None,
+        buckets=buckets,
+    )
+
+
+def _latency(row: np.void) -> Latency:
+    low, high = int(row["min_ns"]), int(row["max_ns"])
+    quantiles = {
+        name: percentile_ns(row["buckets"], q, low, high) or 0 for name, q in QUANTILES.items()
+    }
+    return Latency(sum=int(row["sum_ns"]), min=low, max=high, **quantiles)
+
+
+def as_json(call: Call) -> dict[str, Any]:
+    """One element of "calls" in the JSON contract (docs/design.md, section 6)."""
+    vm = {"pid": call.vm.pid, "name": call.vm.name, "vmm": call.vm.vmm}
+    if call.vm.fd is not None:
+        vm["fd"] = call.vm.fd
+    latency = call.latency
+    return {
+        "vm": vm,
+        "code": call.code,
+        "name": call.name,
+        "fast": call.fast,
+        "handler": call.handler,
+        "calls": call.calls,
+        "completed": call.completed,
+        "unfinished": call.unfinished,
+        "reps": call.reps,
+        "xmm_input": call.xmm_input,
+        "xmm_output": call.xmm_output,
+        "statuses": call.statuses,
+        "latency_ns": None
+        if latency is None
+        else {name: getattr(latency, name) for name in ("sum", "min", "max", *QUANTILES)},
+    }

@@ -1,0 +1,63 @@
+"""The latency buckets: their bounds, and percentiles from them.
+
+Log-linear, four to the octave, octaves at powers of two of a second, each
+bucket ``(low, high]``; `bpf/hvtrace.h` is the contract. An error of a
+percentile is at most half a bucket, 12.5 %.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_EXP = -23
+OCTAVES = 25
+BUCKETS = OCTAVES * 4 + 2
+
+Counts = NDArray[np.uint64]
+
+
+def _bounds_ns() -> NDArray[np.float64]:
+    octave = np.exp2(np.arange(MIN_EXP, MIN_EXP + OCTAVES))[:, None]
+    highs = (octave * (1 + np.arange(1, 5) / 4)).ravel()
+    return np.concatenate(([2.0**MIN_EXP], highs, [np.inf])) * 1e9
+
+
+UPPER_NS: NDArray[np.float64] = _bounds_ns()
+"""Upper bound of each bucket in ns, shape (BUCKETS,); the last is infinite."""
+
+LOWER_NS: NDArray[np.float64] = np.concatenate(([0.0], UPPER_NS[:-1]))
+"""Lower bound of each bucket in ns, shape (BUCKETS,)."""
+
+
+def octaves(buckets: Counts) -> Counts:
+    """Sum buckets to whole octaves.
+
+    `buckets` has shape (..., BUCKETS), the result (..., OCTAVES + 2): up to
+    2^-23 s, one for each octave, above 2^2 s.
+    """
+    middle = buckets[..., 1:-1].reshape(*buckets.shape[:-1], OCTAVES, 4).sum(axis=-1)
+    return np.concatenate((buckets[..., :1], middle, buckets[..., -1:]), axis=-1)
+
+
+OCTAVE_UPPER_SECONDS: tuple[float, ...] = (
+    *(2.0**exp for exp in range(MIN_EXP, MIN_EXP + OCTAVES + 1)),
+    float("inf"),
+)
+"""Upper bounds in seconds that belong to :func:`octaves`."""
+
+
+def percentile_ns(buckets: Counts, q: float, min_ns: int, max_ns: int) -> int | None:
+    """The `q` quantile (0..1) in ns of one histogram of shape (BUCKETS,).
+
+    The middle of the bucket that holds the ceil(q n)-th smallest call, kept
+    within the exact extremes. None where nothing was counted.
+    """
+    total = int(buckets.sum())
+    if total == 0:
+        return None
+    rank = max(1, int(np.ceil(q * total)))
+    index = int(np.searchsorted(np.cumsum(buckets), rank))
+    high = min(float(UPPER_NS[index]), float(max_ns))
+    low = max(float(LOWER_NS[index]), float(min_ns))
+    return min(max(round((low + high) / 2), min_ns), max_ns)

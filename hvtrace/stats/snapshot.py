@@ -1,0 +1,214 @@
+"""All counters at one instant, as numpy structs, and roll-ups and deltas of them.
+
+A *source* makes snapshots (the live kernel, a recording), a *view* takes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS
+
+HANDLERS = ("kernel", "vmm")
+VERDICTS = (
+    "memory",
+    "none",
+    "unknown",
+    "impossible",
+    "refused",
+    "used-gpr",
+    "used-xmm",
+    "claimed",
+)
+NO_MIN = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+
+ROW = np.dtype(
+    [
+        ("vm", "<i4"),  # index into Snapshot.vms
+        ("tid", "<i4"),  # vCPU thread; 0 where rolled up, or the thread has ended
+        ("code", "<u2"),
+        ("fast", "u1"),
+        ("handler", "u1"),  # index into HANDLERS
+        ("sum_ns", "<u8"),  # of completed calls, as min, max and buckets
+        ("min_ns", "<u8"),  # NO_MIN where nothing has completed
+        ("max_ns", "<u8"),
+        ("unfinished", "<u8"),
+        ("reps", "<u8"),
+        ("xmm_input", "<u8"),
+        ("xmm_output", "<u8", (len(VERDICTS),)),
+        ("buckets", "<u8", (BUCKETS,)),
+    ]
+)
+"""One row of counters: a (vm, vCPU thread, code, fast, handler)."""
+
+STATUS = np.dtype([("row", "<i4"), ("status", "<u2"), ("count", "<u8")])
+"""Failures: `row` is an index into Snapshot.rows, `status` is never 0."""
+
+KEY = ("vm", "tid", "code", "fast", "handler")
+SUMS = ("sum_ns", "unfinished", "reps", "xmm_input", "xmm_output", "buckets")
+
+Array = NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A VMM process, or one KVM VM of it where they can be told apart."""
+
+    pid: int
+    name: str
+    vmm: str  # "qemu", "cloud-hypervisor", ... or the process name
+    start_time: int = 0  # of the process, clock ticks since boot: with pid, its identity
+    fd: int | None = None  # the KVM VM's descriptor in the process (debugfs), where known
+    uuid: str | None = None
+    ended: bool = False
+
+    @property
+    def identity(self) -> tuple[int, int, int | None]:
+        """Equal for the same VM in two snapshots, whatever happened to its pid."""
+        return (self.pid, self.start_time, self.fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Everything that was not counted as a call, since the start."""
+
+    orphans: int = 0  # completions without a start
+    no_slot: int = 0  # calls: no free slot, or more calls per thread than its table holds
+    no_thread: int = 0  # calls: more vCPU threads than room
+    no_status: int = 0  # failures counted, their status not kept
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All counters since the start, or (a delta) between two instants.
+
+    ``rows`` has dtype ROW, ``statuses`` dtype STATUS. Success has no entry
+    there: it is the completed calls less the failures.
+    """
+
+    time: float  # unix seconds
+    monotonic_ns: int
+    vms: tuple[Vm, ...]
+    rows: Array
+    statuses: Array
+    lost: Lost = Lost()
+    in_flight: int = 0  # calls open now, counted in no row yet
+
+
+class Source(Protocol):
+    """What gives snapshots."""
+
+    kernel: str
+    """Release of the kernel that is, or was, observed."""
+
+    def snapshot(self) -> Snapshot:
+        """All counters now."""
+
+    def close(self) -> None:
+        """Detach and release everything."""
+
+
+def completed(rows: Array) -> NDArray[np.uint64]:
+    """Completed calls of each row: the sum of its buckets, so never torn."""
+    result: NDArray[np.uint64] = rows["buckets"].sum(axis=-1, dtype=np.uint64)
+    return result
+
+
+def rollup(snapshot: Snapshot, by: tuple[str, ...] = ("vm", "code", "fast", "handler")) -> Snapshot:
+    """Add up all rows that agree in the key fields `by` (a subset of KEY).
+
+    Fields of KEY outside `by` are 0 in the result; its rows are sorted by the key.
+    """
+    keys = _keys(snapshot.rows)
+    for name in set(KEY) - set(by):
+        keys[name] = 0
+    unique, group = np.unique(keys, return_inverse=True)
+    out = np.zeros(len(unique), dtype=ROW)
+    for name in KEY:
+        out[name] = unique[name]
+    for name in SUMS:
+        np.add.at(out[name], group, snapshot.rows[name])
+    out["min_ns"] = NO_MIN
+    np.minimum.at(out["min_ns"], group, snapshot.rows["min_ns"])
+    np.maximum.at(out["max_ns"], group, snapshot.rows["max_ns"])
+    statuses = snapshot.statuses.copy()
+    statuses["row"] = group[statuses["row"]]
+    return replace(snapshot, rows=out, statuses=_add_up(statuses))
+
+
+def delta(before: Snapshot, after: Snapshot) -> Snapshot:
+    """What was counted between two snapshots of one source.
+
+    Both must be rolled up by the same key. Rows without a new call are left
+    out. Sums and buckets are exact; the interval's extremes are exact where
+    the extremes of the whole moved in it, else the bounds of its outermost
+    buckets. ``time`` is that of `after`.
+    """
+    new, old = _common(before, after)
+    rows = after.rows.copy()
+    for name in SUMS:
+        rows[name][new] -= before.rows[name][old]
+    _interval_extremes(rows, new, before.rows[old])
+    keep = (completed(rows) > 0) | (rows["unfinished"] > 0)
+    lost = {f.name: getattr(after.lost, f.name) - getattr(before.lost, f.name) for f in fields(Lost)}
+    return replace(
+        after,
+        rows=rows[keep],
+        statuses=_status_delta(before.statuses, after.statuses, dict(zip(old, new, strict=True)), keep),
+        lost=Lost(**lost),
+    )
+
+
+def _keys(rows: Array) -> Array:
+    keys = np.zeros(len(rows), dtype=[(name, ROW[name]) for name in KEY])
+    for name in KEY:
+        keys[name] = rows[name]
+    return keys
+
+
+def _common(before: Snapshot, after: Snapshot) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the rows that both have: (in `after`, in `before`)."""
+    vm_ids = {vm.identity: i for i, vm in enumerate(after.vms)}
+    remap = np.array([vm_ids.get(vm.identity, -1) for vm in before.vms], dtype=np.int32)
+    old_keys = _keys(before.rows)
+    if len(old_keys):
+        old_keys["vm"] = remap[old_keys["vm"]]
+    _, new, old = np.intersect1d(_keys(after.rows), old_keys, return_indices=True)
+    return new, old
+
+
+def _add_up(statuses: Array) -> Array:
+    unique, group = np.unique(statuses[["row", "status"]], return_inverse=True)
+    out = np.zeros(len(unique), dtype=STATUS)
+    out["row"], out["status"] = unique["row"], unique["status"]
+    np.add.at(out["count"], group, statuses["count"])
+    return out
+
+
+def _status_delta(before: Array, after: Array, moved: dict[int, int], keep: NDArray[np.bool_]) -> Array:
+    counts = {(int(s["row"]), int(s["status"])): int(s["count"]) for s in after}
+    for entry in before:
+        key = (moved.get(int(entry["row"]), -1), int(entry["status"]))
+        if key in counts:
+            counts[key] -= int(entry["count"])
+    index = np.cumsum(keep) - 1
+    left = [(index[row], status, n) for (row, status), n in sorted(counts.items()) if n and keep[row]]
+    return np.array(left, dtype=STATUS)
+
+
+def _interval_extremes(rows: Array, at: NDArray[np.intp], old: Array) -> None:
+    """Narrow min and max of `rows[at]`, which hold an interval's buckets now."""
+    used = rows["buckets"][at] > 0
+    any_used = used.any(axis=-1)
+    lowest = LOWER_NS[used.argmax(axis=-1)].astype(np.uint64)
+    highest = UPPER_NS[BUCKETS - 1 - used[:, ::-1].argmax(axis=-1)]
+    low, high = rows["min_ns"][at], rows["max_ns"][at]
+    low = np.where(low == old["min_ns"], np.maximum(low, lowest), low)
+    capped = np.minimum(highest, high.astype(np.float64)).astype(np.uint64)
+    high = np.where(high == old["max_ns"], capped, high)
+    rows["min_ns"][at] = np.where(any_used, low, NO_MIN)
+    rows["max_ns"][at] = np.where(any_used, high, 0)

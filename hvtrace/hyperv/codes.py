@@ -15,9 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from hvtrace.errors import HvtraceError
+from hvtrace.hyperv.numbers import looks_like_number, parse_unsigned
 from hvtrace.hyperv.sizes import Size, parse_size
-
-MAX_CODE = 0xFFFF
 
 SOURCES = {
     "W": "TLFS, web edition of 2025/26",
@@ -43,6 +42,10 @@ class Definition:
     linux_name: str | None
     sources: str  # letters of SOURCES
     note: str
+
+    def output_bytes(self, rep_cnt: int) -> int | None:
+        """Length of the output for `rep_cnt` elements; None where it is not known."""
+        return self.output.length_bytes(0, rep_cnt)
 
 
 def _definition(row: dict[str, str]) -> Definition:
@@ -87,8 +90,8 @@ def parse(text: str) -> int:
     near matches).
     """
     text = text.strip()
-    if text[:1].isdigit() or text[:1] == "-":
-        return _parse_number(text)
+    if looks_like_number(text):
+        return parse_unsigned(text, 16, "call code")
     found = _by_name().get(_key(text), [])
     if len(found) == 1:
         return found[0]
@@ -96,16 +99,6 @@ def parse(text: str) -> int:
         numbers = " and ".join(f"0x{code:04x}" for code in found)
         raise HvtraceError(f'"{text}" is the name of {numbers}: give the number')
     raise HvtraceError(f'no hypercall is named "{text}"{_near(text)}')
-
-
-def _parse_number(text: str) -> int:
-    try:
-        code = int(text, 0)
-    except ValueError:
-        raise HvtraceError(f'"{text}" is not a call code: write 0x13, 19, or a name') from None
-    if not 0 <= code <= MAX_CODE:
-        raise HvtraceError(f"call code {text} is out of range: codes have 16 bits, 0 to 0xffff")
-    return code
 
 
 def _key(name: str) -> str:

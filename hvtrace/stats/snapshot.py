@@ -11,19 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hvtrace.hyperv.xmm import VERDICTS as VERDICTS  # noqa: PLC0414 (re-exported)
 from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS
 
 HANDLERS = ("kernel", "vmm")
-VERDICTS = (
-    "memory",
-    "none",
-    "unknown",
-    "impossible",
-    "refused",
-    "used-gpr",
-    "used-xmm",
-    "claimed",
-)
 NO_MIN = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 
 ROW = np.dtype(

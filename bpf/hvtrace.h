@@ -71,13 +71,13 @@ struct hvt_slot {
 	__u64 min_ns; /* ~0 before the first */
 	__u64 max_ns;
 	__u64 unfinished; /* superseded, or pending when the thread ended */
-	__u64 reps;       /* reps completed, bits 43:32 of the result */
+	__u64 reps;	  /* reps completed, bits 43:32 of the result */
 	__u64 xmm_input;
 	struct hvt_abi abi;
 	__u64 xmm_output[HVT_XMM_OUTPUTS];
 	__u64 status_count[HVT_STATUSES]; /* failures; success is the rest */
-	__u16 status[HVT_STATUSES];       /* 0: entry unused */
-	__u64 buckets[HVT_BUCKETS];       /* completed calls are their sum */
+	__u16 status[HVT_STATUSES];	  /* 0: entry unused */
+	__u64 buckets[HVT_BUCKETS];	  /* completed calls are their sum */
 };
 
 enum hvt_thread_state {
@@ -98,21 +98,26 @@ struct hvt_thread {
 	__u16 table[HVT_TABLE]; /* slot index + 1; 0: unused */
 };
 
-/* hvt_thread.call: the input value's fields that are traced, and two flags. */
-#define HVT_CALL_CODE_SHIFT 0  /* 16 bits */
-#define HVT_CALL_FAST_SHIFT 16 /* 1 bit */
-#define HVT_CALL_VMM_SHIFT 17  /* 1 bit: seen leaving for user space */
-#define HVT_CALL_VAR_SHIFT 18  /* 10 bits, 8-byte units */
-#define HVT_CALL_REP_SHIFT 32  /* 12 bits */
+/*
+ * hvt_thread.call: the traced fields of the input value (code in bits 15:0),
+ * how the call was seen, and the filter epoch it was made under.
+ */
+#define HVT_CALL_FAST (1ULL << 16)
+#define HVT_CALL_VMM (1ULL << 17)     /* left for user space */
+#define HVT_CALL_VAR_SHIFT 18	      /* 10 bits, 8-byte units */
+#define HVT_CALL_REP_SHIFT 28	      /* 12 bits */
+#define HVT_CALL_EPOCH_SHIFT 40	      /* 16 bits */
+#define HVT_CALL_SKIPPED (1ULL << 62) /* filtered out: its end is no orphan */
 #define HVT_CALL_OPEN (1ULL << 63)
 
 /* `control`[0]: filters, written by user space; losses, by the programs. */
 struct hvt_control {
 	__u32 filter_tgid; /* 0: every process */
 	__u32 filter_code; /* HVT_ANY_CODE: every code */
-	__u64 epoch;       /* raised with every change of a filter */
-	__u64 orphans;     /* completions without a start */
-	__u64 no_slot;     /* calls not counted: no free slot, or table full */
+	__u64 epoch;	   /* raised with every change of a filter: calls open
+			    * across one are not counted at all */
+	__u64 orphans;	   /* completions without a start */
+	__u64 no_slot;	   /* calls not counted: no free slot, or table full */
 	__u64 no_thread;   /* calls not counted: no free thread entry */
 	__u64 no_status;   /* failures whose status found no room */
 };

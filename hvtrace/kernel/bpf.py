@@ -1,0 +1,112 @@
+"""The few commands of bpf(2) that the long-running process needs.
+
+Compiling is BCC's work, in a child (child.py); what is left are single system
+calls on descriptors, which need no library and, but for attaching, no privilege.
+Every function raises OSError. Command numbers and layouts of `union bpf_attr`:
+include/uapi/linux/bpf.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+
+_SYS_BPF = 321  # x86-64, the only architecture with Hyper-V guests on KVM
+_MAP_CREATE = 0
+_MAP_LOOKUP_ELEM = 1
+_MAP_UPDATE_ELEM = 2
+_MAP_DELETE_ELEM = 3
+_MAP_GET_NEXT_KEY = 4
+_OBJ_GET_INFO_BY_FD = 15
+_RAW_TRACEPOINT_OPEN = 17
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint]
+
+
+def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+    result: int = _syscall(_SYS_BPF, command, ctypes.addressof(attr), len(attr))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _attr(layout: str, *values: int) -> ctypes.Array[ctypes.c_char]:
+    data = struct.pack(layout, *values)
+    return ctypes.create_string_buffer(data, len(data))
+
+
+def probe() -> None:
+    """Raise OSError unless this process may use bpf(2): ENOSYS, EPERM."""
+    try:
+        _bpf(_MAP_CREATE, _attr("<IIII", 0, 0, 0, 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a map of type 0 is what is wrong with it
+            raise
+
+
+def push_indices(fd: int, indices: range | list[int]) -> None:
+    """Push u32 values on a stack map. One system call each: no batch exists for it."""
+    value = ctypes.c_uint32()
+    attr = _attr("<IxxxxQQQ", fd, 0, ctypes.addressof(value), 0)
+    address, size = ctypes.addressof(attr), len(attr)
+    for index in indices:
+        value.value = index
+        if _syscall(_SYS_BPF, _MAP_UPDATE_ELEM, address, size) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+
+def update(fd: int, key: bytes, value: bytes) -> None:
+    """Set one element."""
+    k, v = (
+        ctypes.create_string_buffer(key, len(key)),
+        ctypes.create_string_buffer(value, len(value)),
+    )
+    _bpf(_MAP_UPDATE_ELEM, _attr("<IxxxxQQQ", fd, ctypes.addressof(k), ctypes.addressof(v), 0))
+
+
+def items(fd: int, key_size: int, value_size: int) -> list[tuple[bytes, bytes]]:
+    """All elements of a hash map. Two system calls an element: for small maps."""
+    found: list[tuple[bytes, bytes]] = []
+    key, value = ctypes.create_string_buffer(key_size), ctypes.create_string_buffer(value_size)
+    last = 0  # no key: the first
+    while True:
+        try:
+            _bpf(_MAP_GET_NEXT_KEY, _attr("<IxxxxQQ", fd, last, ctypes.addressof(key)))
+        except FileNotFoundError:  # ENOENT: that was the last
+            return found
+        last = ctypes.addressof(key)
+        attr = _attr("<IxxxxQQQ", fd, last, ctypes.addressof(value), 0)
+        try:
+            _bpf(_MAP_LOOKUP_ELEM, attr)
+        except FileNotFoundError:
+            continue
+        found.append((key.raw, value.raw))
+
+
+def delete(fd: int, key: bytes) -> None:
+    """Remove one element of a hash map."""
+    k = ctypes.create_string_buffer(key, len(key))
+    _bpf(_MAP_DELETE_ELEM, _attr("<IxxxxQ", fd, ctypes.addressof(k)))
+
+
+def attach_raw_tracepoint(program_fd: int, name: str) -> int:
+    """Attach; the program stays attached as long as the returned descriptor is open.
+
+    ENOENT: no such tracepoint, or its module is not loaded.
+    """
+    text = ctypes.create_string_buffer(name.encode())
+    return _bpf(_RAW_TRACEPOINT_OPEN, _attr("<QIxxxx", ctypes.addressof(text), program_fd))
+
+
+def run_statistics(program_fd: int) -> tuple[int, int]:
+    """(total run time in ns, runs) of a program; zeros unless kernel.bpf_stats_enabled is 1."""
+    info = ctypes.create_string_buffer(256)
+    _bpf(_OBJ_GET_INFO_BY_FD, _attr("<IIQ", program_fd, len(info), ctypes.addressof(info)))
+    run_time_ns, run_count = struct.unpack_from("<QQ", info.raw, 192)
+    return run_time_ns, run_count

@@ -1,0 +1,73 @@
+"""The loader child: compiles and loads with BCC, hands the descriptors over, ends.
+
+BCC and LLVM are some 100 MiB that no one needs after loading. This file is run
+by its path, by whichever Python interpreter can import the distribution's BCC,
+so it uses the standard library and BCC only.
+
+    python3 child.py SOCKET_FD < job.json
+
+Job: {"source": path, "headers": path, "flags": [...], "programs": [function names],
+"maps": [names]}. Answer, on the socket: one JSON message, {"ok": {name: type, ...}}
+with one descriptor for each program and map in the order of the job, or
+{"error": kind, "text": text} with kind "no-bcc", "wrong-bcc", "compile" or "load".
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+
+
+_kept: list[Any] = []  # BCC closes what is collected
+
+
+class Failed(Exception):
+    """(kind, text) of an error answer."""
+
+
+def load(job: dict[str, Any]) -> list[int]:
+    """Descriptors of `job`, in its order; they are open for as long as this process lives."""
+    # Ours in place of kernel headers: see bpf/headers.
+    os.environ["BCC_KERNEL_SOURCE"] = job["headers"]
+    try:
+        import bcc
+    except ImportError as error:
+        raise Failed("no-bcc", str(error)) from None
+    if not hasattr(bcc, "BPF"):
+        raise Failed("wrong-bcc", os.path.dirname(bcc.__file__ or "?"))
+    try:
+        module = bcc.BPF(src_file=job["source"].encode(), cflags=job["flags"])
+    except Exception as error:  # BCC raises bare Exception
+        raise Failed("compile", str(error)) from None
+    try:
+        programs = [
+            module.load_func(name.encode(), bcc.BPF.RAW_TRACEPOINT).fd for name in job["programs"]
+        ]
+    except Exception as error:
+        raise Failed("load", str(error)) from None
+    _kept.append(module)
+    return programs + [module[name.encode()].map_fd for name in job["maps"]]
+
+
+def main() -> int:
+    """Read the job, answer on the socket."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    answer_to = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        fds = load(json.load(sys.stdin))
+    except Failed as failed:
+        kind, text = failed.args
+        answer_to.sendall(json.dumps({"error": kind, "text": text}).encode())
+        return 1
+    socket.send_fds(answer_to, [b'{"ok": true}'], fds)
+    # Not sys.exit: BCC's clean-up takes time, and there is nothing left to clean.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""bpf/hvtrace.h in Python: numpy dtypes of its structs, and its constants.
+
+The header is the authority. tests/unit/test_layout.py compiles it and compares
+every size, offset and constant with this file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hvtrace.hyperv.xmm import COUNTED
+from hvtrace.stats.histogram import BUCKETS
+
+LAYOUT = 1
+STATUSES = 4
+TABLE = 128
+COMM = 16
+
+KERNEL, VMM = 0, 1
+FREE, LIVE, DEAD = range(3)
+
+CALL_FAST = 1 << 16
+CALL_VMM = 1 << 17
+CALL_VAR_SHIFT = 18
+CALL_REP_SHIFT = 28
+CALL_EPOCH_SHIFT = 40
+CALL_SKIPPED = 1 << 62
+CALL_OPEN = 1 << 63
+ANY_CODE = 0xFFFF_FFFF
+
+ABI = np.dtype(
+    [
+        ("in_fixed", "<u2"),
+        ("out_fixed", "<u2"),
+        ("in_elem", "u1"),
+        ("out_elem", "u1"),
+        ("flags", "u1"),
+        ("pad", "u1"),
+    ]
+)
+
+SLOT = np.dtype(
+    [
+        ("thread", "<u4"),
+        ("code", "<u2"),
+        ("fast", "u1"),
+        ("handler", "u1"),
+        ("sum_ns", "<u8"),
+        ("min_ns", "<u8"),
+        ("max_ns", "<u8"),
+        ("unfinished", "<u8"),
+        ("reps", "<u8"),
+        ("xmm_input", "<u8"),
+        ("abi", ABI),
+        ("xmm_output", "<u8", (len(COUNTED),)),
+        ("status_count", "<u8", (STATUSES,)),
+        ("status", "<u2", (STATUSES,)),
+        ("buckets", "<u8", (BUCKETS,)),
+    ]
+)
+
+THREAD = np.dtype(
+    [
+        ("call", "<u8"),
+        ("start_ns", "<u8"),
+        ("tid", "<u4"),
+        ("tgid", "<u4"),
+        ("state", "<u4"),
+        ("slots", "<u4"),
+        ("comm", f"S{COMM}"),
+        ("table", "<u2", (TABLE,)),
+    ]
+)
+
+CONTROL = np.dtype(
+    [
+        ("filter_tgid", "<u4"),
+        ("filter_code", "<u4"),
+        ("epoch", "<u8"),
+        ("orphans", "<u8"),
+        ("no_slot", "<u8"),
+        ("no_thread", "<u8"),
+        ("no_status", "<u8"),
+    ]
+)
+
+STATUS_KEY = np.dtype([("slot", "<u4"), ("status", "<u4")])
+
+
+def bpf_folder() -> Path:
+    """The folder of the BPF sources: in the wheel, or the checkout's own."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "bpf"
+    return installed if installed.is_dir() else package.parent / "bpf"

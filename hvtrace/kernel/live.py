@@ -1,0 +1,178 @@
+"""The live kernel as a source of snapshots: attach, read by mmap, recycle.
+
+    threads, slots  --mmap-->  copies  -->  rows of a Snapshot
+
+Rows of threads that ended are added to their VM's final totals; their slots and
+entries go back to the free lists, from which the programs take them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvtrace.errors import HvtraceError
+from hvtrace.kernel import bpf, features, layout, loader
+from hvtrace.kernel.maps import Maps
+from hvtrace.kernel.registry import Registry
+from hvtrace.kernel.rows import rows_of, statuses_of
+from hvtrace.kernel.vms import Identities
+from hvtrace.stats.snapshot import Lost, Snapshot, concat, empty, rollup, select
+
+MAX_THREADS = 1024
+MAX_SLOTS = 16384
+CACHE = 4096
+
+
+def _say(text: str) -> None:
+    print(f"hvtrace: {text}", file=sys.stderr, flush=True)
+
+
+def flags(has_var_cnt: bool, threads: int = MAX_THREADS, slots: int = MAX_SLOTS) -> list[str]:
+    """Compiler flags of bpf/hvtrace.bpf.c."""
+    return [
+        f"-DHVT_MAX_THREADS={threads}",
+        f"-DHVT_MAX_SLOTS={slots}",
+        f"-DHVT_CACHE={CACHE}",
+        f"-DHVT_HAS_VAR_CNT={int(has_var_cnt)}",
+    ]
+
+
+def open_source(
+    pid: int | None = None,
+    code: int | None = None,
+    anyway: bool = False,
+    say: Callable[[str], None] = _say,
+    keep_ended_seconds: float = float("inf"),
+) -> LiveSource:
+    """Check the host, load, attach.
+
+    `pid` and `code` filter in the kernel; `anyway` goes on where KVM has no
+    Hyper-V; `say` takes progress lines; VMs that ended stay in the snapshots
+    for `keep_ended_seconds`. Raises HvtraceError with one clear line.
+    """
+    host = features.probe(anyway, say)
+    source = LiveSource(
+        loader.load(flags(host.has_var_cnt)), host, keep_ended_seconds=keep_ended_seconds
+    )
+    try:
+        source.set_filter(pid, code)
+        source.attach()
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+class LiveSource:
+    """Counters of the running kernel. Not for use by two threads at once."""
+
+    def __init__(
+        self,
+        loaded: loader.Loaded,
+        host: features.Features,
+        threads: int = MAX_THREADS,
+        slots: int = MAX_SLOTS,
+        keep_ended_seconds: float = float("inf"),
+    ) -> None:
+        """Take over `loaded`, which was compiled for `threads` and `slots`; not attached yet."""
+        self.kernel = host.release
+        self.loaded = loaded
+        self._can_output = host.xmm_output
+        self._maps = Maps(loaded.maps, threads, slots)
+        self._links: list[int] = []
+        self._registry = Registry(Identities(host.debugfs), keep_ended_seconds)
+        self._vm_of = np.full(threads, -1, dtype=np.int32)  # thread entry -> index of its VM
+        self._final = empty()  # of threads that ended; same VM indices as the registry
+
+    def __enter__(self) -> LiveSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def attach(self) -> None:
+        """Attach all programs. Raises HvtraceError; nothing stays attached then."""
+        for name, fd in self.loaded.programs.items():
+            try:
+                self._links.append(bpf.attach_raw_tracepoint(fd, name))
+            except OSError as error:
+                self.detach()
+                raise HvtraceError(f"cannot attach to {name}: {error.strerror}") from None
+
+    def detach(self) -> None:
+        """Stop counting; the counters stay."""
+        while self._links:
+            os.close(self._links.pop())
+
+    def close(self) -> None:
+        """Detach, and free everything that the kernel holds for us."""
+        self.detach()
+        self.loaded.close()
+        self.loaded = loader.Loaded({}, {})
+
+    def set_filter(self, pid: int | None, code: int | None) -> None:
+        """Count only calls of process `pid` and of `code`; None: all of them.
+
+        Takes effect at once. Calls that are open at this instant are not counted.
+        """
+        self._maps.set_filter(pid or 0, layout.ANY_CODE if code is None else code)
+
+    def snapshot(self) -> Snapshot:
+        """All counters since the start, one row per (vCPU thread, code, fast, handler).
+
+        Threads that ended have their rows added up under tid 0.
+        """
+        # Threads before slots: one that is dead here has written all of its slots.
+        threads = self._maps.threads.copy()
+        used, slots = self._maps.used_slots()
+        owner = slots["thread"].astype(np.intp) - 1
+        self._resolve(np.union1d(np.flatnonzero(threads["state"]), owner))
+        now = Snapshot(
+            time=time.time(),
+            monotonic_ns=time.monotonic_ns(),
+            vms=(),
+            rows=rows_of(
+                slots, self._vm_of[owner], self._maps.threads["tid"][owner], self._can_output
+            ),
+            statuses=statuses_of(slots, self._maps.more_statuses(used, slots)),
+            lost=Lost(**{f.name: int(self._maps.control[f.name][0]) for f in fields(Lost)}),
+            in_flight=int(np.count_nonzero(threads["call"] & np.uint64(layout.CALL_OPEN))),
+        )
+        dead = np.flatnonzero(threads["state"] == layout.DEAD)
+        gone = np.isin(owner, dead)
+        if len(dead):
+            self._final = rollup(concat(self._final, select(now, gone)))
+            self._maps.recycle(dead, used[gone])
+            self._vm_of[dead] = -1
+            now = select(now, ~gone)
+        self._registry.mark_ended(busy=set(self._vm_of.tolist()))
+        total = replace(concat(self._final, now), vms=tuple(self._registry.vms))
+        self._expire()
+        return total
+
+    def _resolve(self, entries: NDArray[np.intp]) -> None:
+        for entry in entries[self._vm_of[entries] < 0]:
+            thread = self._maps.threads[entry]
+            comm = bytes(thread["comm"]).decode(errors="replace")
+            self._vm_of[entry] = self._registry.index(int(thread["tgid"]), int(thread["tid"]), comm)
+
+    def _expire(self) -> None:
+        moved = self._registry.expire()
+        if moved is None:
+            return
+        self._vm_of = np.where(self._vm_of < 0, self._vm_of, moved[self._vm_of])
+        self._final.rows["vm"] = moved[self._final.rows["vm"]]
+        self._final = select(self._final, self._final.rows["vm"] >= 0)

@@ -1,0 +1,110 @@
+"""Compile and load the BPF programs in a child, and keep only their descriptors."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvtrace.errors import HvtraceError
+from hvtrace.kernel.layout import bpf_folder
+
+# In the order of attaching: a thread's end must never be missed once its calls are seen.
+PROGRAMS = (
+    "sched_process_exit",
+    "kvm_userspace_exit",
+    "kvm_hv_hypercall_done",
+    "kvm_hv_hypercall",
+)
+MAPS = ("slots", "threads", "control", "free_slots", "free_threads", "abis", "statuses")
+_SYSTEM_PYTHON = "/usr/bin/python3"  # where a distribution's own packages belong
+_CHILD = Path(__file__).with_name("child.py")
+
+_INSTALL = "install the distribution's package (Debian, Ubuntu: apt install python3-bpfcc)"
+_ADVICE = {
+    "no-bcc": f"BCC's Python binding is missing: {_INSTALL}",
+    "wrong-bcc": f"the bcc in {{text}} is PyPI's unrelated project, not the BPF compiler: {_INSTALL}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Descriptors of loaded programs (by tracepoint) and maps (by name); not attached."""
+
+    programs: dict[str, int]
+    maps: dict[str, int]
+
+    def close(self) -> None:
+        """Close them all: the kernel frees what nothing else holds."""
+        for fd in (*self.programs.values(), *self.maps.values()):
+            os.close(fd)
+
+
+def load(flags: Sequence[str], programs: Sequence[str] = PROGRAMS) -> Loaded:
+    """Compile bpf/hvtrace.bpf.c with `flags` and load `programs` (tracepoint names).
+
+    Raises HvtraceError: no BCC, the wrong one, or the kernel refuses.
+    """
+    folder = bpf_folder()
+    job = {
+        "source": str(folder / "hvtrace.bpf.c"),
+        "headers": str(folder / "headers"),
+        "flags": [f"-I{folder}", *flags],
+        "programs": [f"hvt_{name}" for name in programs],
+        "maps": MAPS,
+    }
+    answer: dict[str, str] = {}
+    for python in dict.fromkeys((sys.executable, _SYSTEM_PYTHON)):
+        answer, fds = _run_child(python, json.dumps(job))
+        if "error" not in answer:
+            return Loaded(
+                dict(zip(programs, fds, strict=False)),
+                dict(zip(MAPS, fds[len(programs) :], strict=True)),
+            )
+        if answer["error"] not in _ADVICE:
+            break
+    text = " ".join(answer["text"].split())
+    advice = _ADVICE.get(answer["error"], f"the BPF programs did not {answer['error']}: {{text}}")
+    raise HvtraceError(advice.format(text=text))
+
+
+def _run_child(python: str, job: str) -> tuple[dict[str, str], list[int]]:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            try:
+                child = subprocess.Popen(
+                    [python, "-I", str(_CHILD), str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            except OSError as error:
+                return {"error": "no-bcc", "text": f"{python}: {error.strerror}"}, []
+        with child:
+            _, log = child.communicate(job)
+            message, fds, _, _ = socket.recv_fds(ours, 65536, 64)
+    if not message:
+        return {"error": "load", "text": f"the loader ended early: {_last_line(log)}"}, []
+    answer: dict[str, str] = json.loads(message)
+    if "error" in answer and answer["error"] in ("compile", "load"):
+        answer["text"] = _first_error(log) or answer["text"]
+    return answer, fds
+
+
+def _first_error(log: str) -> str:
+    """The line of clang's or the verifier's log that says most."""
+    lines = [line for line in log.splitlines() if "error:" in line or "ermission" in line]
+    return lines[0] if lines else ""
+
+
+def _last_line(log: str) -> str:
+    lines = log.strip().splitlines()
+    return lines[-1] if lines else "no message"

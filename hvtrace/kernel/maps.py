@@ -1,0 +1,81 @@
+"""The programs' maps, seen from user space: arrays by mmap, free lists, filters.
+
+Reading is memory access, no system call. User space writes a slot or a thread
+entry only after its thread has ended, so each has one writer at any time.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvtrace.hyperv.xmm import abi_table
+from hvtrace.kernel import bpf, layout
+from hvtrace.stats.snapshot import Array
+
+
+class Maps:
+    """The maps of one loaded set of programs."""
+
+    def __init__(self, fds: dict[str, int], threads: int, slots: int) -> None:
+        """Map the arrays and fill the free lists; `fds` by map name, sizes as compiled."""
+        self._fds = fds
+        self.slots = _mapped(fds["slots"], slots, layout.SLOT)
+        self.threads = _mapped(fds["threads"], threads, layout.THREAD)
+        self.control = _mapped(fds["control"], 1, layout.CONTROL)
+        self.control["filter_code"] = layout.ANY_CODE
+        for code, abi in abi_table().items():
+            value = np.array((*abi, 0), dtype=layout.ABI).tobytes()
+            bpf.update(fds["abis"], np.uint32(code).tobytes(), value)
+        # Stacks: pushed from the end, so that used indices stay together at the start.
+        bpf.push_indices(fds["free_slots"], range(slots - 1, -1, -1))
+        bpf.push_indices(fds["free_threads"], range(threads - 1, -1, -1))
+
+    def set_filter(self, tgid: int, code: int) -> None:
+        """Count process `tgid` (0: all) and `code` (ANY_CODE: all) only, from now on."""
+        self.control["filter_tgid"], self.control["filter_code"] = tgid, code
+        self.control["epoch"] += 1
+
+    def used_slots(self) -> tuple[NDArray[np.intp], Array]:
+        """Indices of the slots in use, and copies of them."""
+        used = np.flatnonzero(self.slots["thread"])
+        return used, self.slots[used]
+
+    def more_statuses(self, used: NDArray[np.intp], slots: Array) -> list[tuple[int, int, int]]:
+        """Failures beyond a slot's own entries, as (position in `used`, status, count)."""
+        if not slots["status_count"].all(axis=-1).any():
+            return []  # the usual case: no slot is full, so nothing has overflowed
+        place = {int(index): i for i, index in enumerate(used)}
+        return [
+            (place[slot], status, count)
+            for slot, status, count in self._status_items()
+            if slot in place
+        ]
+
+    def _status_items(self) -> list[tuple[int, int, int]]:
+        items = bpf.items(self._fds["statuses"], layout.STATUS_KEY.itemsize, 8)
+        return [
+            (*np.frombuffer(key, "<u4").tolist(), int.from_bytes(value, "little"))
+            for key, value in items
+        ]
+
+    def recycle(self, threads: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
+        """Clear entries of ended threads and their slots, and give them to the programs again."""
+        full = slots[self.slots["status_count"][slots].all(axis=-1)]
+        if len(full):
+            for slot, status, _ in self._status_items():
+                if slot in full:
+                    key = np.array((slot, status), dtype=layout.STATUS_KEY)
+                    bpf.delete(self._fds["statuses"], key.tobytes())
+        self.slots[slots] = np.zeros((), dtype=layout.SLOT)
+        self.threads[threads] = np.zeros((), dtype=layout.THREAD)
+        bpf.push_indices(self._fds["free_slots"], slots.tolist())
+        bpf.push_indices(self._fds["free_threads"], threads.tolist())
+
+
+def _mapped(fd: int, count: int, dtype: np.dtype[np.void]) -> Array:
+    # An element of a memory-mapped array map takes a multiple of 8 bytes, as ours do.
+    memory = mmap.mmap(fd, count * dtype.itemsize)
+    return np.frombuffer(memory, dtype=dtype, count=count)

@@ -1,0 +1,128 @@
+"""Who is it: from a thread to its VM, once per thread.
+
+KVM's debugfs (``kvm/<pid>-<fd>/vcpu<n>/pid``) says exactly which KVM VM a thread
+runs; the VMM's command line says what its user calls it. Names are cached by
+(pid, start time), because pids come again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvtrace.stats.snapshot import Vm
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class _Vmm:
+    """How to know a VMM, and where its command line names the VM."""
+
+    name: str
+    program: re.Pattern[str]  # of the base name of its program, or of an argument
+    name_options: tuple[str, ...]
+    uuid_options: tuple[str, ...] = ()
+
+
+_VMMS = (
+    _Vmm("qemu", re.compile(r"qemu-(system-.*|kvm)|kvm"), ("-name",), ("-uuid",)),
+    _Vmm("cloud-hypervisor", re.compile(r"cloud-hypervisor"), (), ("--platform",)),
+    _Vmm("crosvm", re.compile(r"crosvm"), ("--name",)),
+    _Vmm("firecracker", re.compile(r"firecracker"), ("--id",)),
+    _Vmm("openvmm", re.compile(r"openvmm|openvmm_hcl"), ()),
+    _Vmm("hvtrace-guest", re.compile(r"hvtrace\.guest(\..*)?"), ("--name",)),
+)
+
+
+def start_time(pid: int) -> int:
+    """Start of process `pid` in clock ticks since boot; 0 where it is gone."""
+    try:
+        stat = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    # Behind the name, which may hold spaces and brackets itself; field 22 of proc(5).
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def describe(arguments: Sequence[str], pid: int, comm: str) -> tuple[str, str, str | None]:
+    """(name, vmm, uuid) of a process from its command line. Pure.
+
+    `comm` is the thread's own name: all that is left where the process has gone.
+    """
+    words = [Path(word).name for word in arguments[:1]] + list(arguments[1:4])
+    for vmm in _VMMS:
+        if any(vmm.program.fullmatch(word) for word in words):
+            name = _option(arguments, vmm.name_options, "guest") or f"{vmm.name}-{pid}"
+            return name, vmm.name, _option(arguments, vmm.uuid_options, "uuid")
+    program = words[0] if words else comm
+    return f"{program}-{pid}", program, None
+
+
+def _option(arguments: Sequence[str], options: Sequence[str], key: str) -> str | None:
+    """Value of the first of `options`, written "--o V" or "--o=V".
+
+    Of a list "a=1,key=V,..." (QEMU's -name, cloud-hypervisor's --platform) the
+    value of `key`; a plain first element stands for itself, as with -name V,debug-threads=on.
+    """
+    for i, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option not in options:
+            continue
+        if not equals:
+            value = arguments[i + 1] if i + 1 < len(arguments) else ""
+        # In a QEMU list, a comma is written twice.
+        parts = value.replace(",,", "\0").split(",")
+        for part in parts:
+            if part.startswith(f"{key}="):
+                return part[len(key) + 1 :].replace("\0", ",")
+        if parts[0] and "=" not in parts[0]:
+            return parts[0].replace("\0", ",")
+    return None
+
+
+class Identities:
+    """Resolves threads to VMs, and knows which VMs are gone."""
+
+    def __init__(self, debugfs: Path | None, proc: Callable[[int], int] = start_time) -> None:
+        """`debugfs` is KVM's folder there, None where it is not mounted."""
+        self._debugfs = debugfs
+        self._start_time = proc
+
+    def resolve(self, tgid: int, tid: int, comm: str) -> Vm:
+        """The VM that thread `tid` of process `tgid` runs."""
+        try:
+            raw = (PROC / str(tgid) / "cmdline").read_bytes()
+        except OSError:
+            raw = b""
+        arguments = [word.decode(errors="replace") for word in raw.split(b"\0") if word]
+        name, vmm, uuid = describe(arguments, tgid, comm)
+        fds = self._vm_fds(tgid)
+        fd = next((fd for fd in fds if tid in self._vcpu_threads(tgid, fd)), None)
+        if len(fds) > 1 and fd is not None:
+            name = f"{name}#{fd}"
+        return Vm(tgid, name, vmm, self._start_time(tgid), fd, uuid)
+
+    def alive(self, vm: Vm) -> bool:
+        """Whether the VM is still there: its process, and where known itself."""
+        if not vm.start_time or self._start_time(vm.pid) != vm.start_time:
+            return False
+        return vm.fd is None or vm.fd in self._vm_fds(vm.pid)
+
+    def _vm_fds(self, pid: int) -> list[int]:
+        if self._debugfs is None:
+            return []
+        return sorted(int(path.name.split("-")[1]) for path in self._debugfs.glob(f"{pid}-*"))
+
+    def _vcpu_threads(self, pid: int, fd: int) -> set[int]:
+        assert self._debugfs is not None
+        threads = set()
+        for path in (self._debugfs / f"{pid}-{fd}").glob("vcpu*/pid"):
+            try:
+                threads.add(int(path.read_text(encoding="ascii")))
+            except (OSError, ValueError):  # the vCPU has just gone
+                continue
+        return threads

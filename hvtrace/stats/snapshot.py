@@ -63,6 +63,10 @@ class Vm:
         return (self.pid, self.start_time, self.fd)
 
 
+EVERY_VM = Vm(pid=0, name="*", vmm="")
+"""Stands for all VMs in a roll-up that does not keep them apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lost:
     """Everything that was not counted as a call, since the start."""
@@ -109,10 +113,34 @@ def completed(rows: Array) -> NDArray[np.uint64]:
     return result
 
 
+def empty() -> Snapshot:
+    """A snapshot in which nothing was counted."""
+    return Snapshot(0.0, 0, (), np.zeros(0, dtype=ROW), np.zeros(0, dtype=STATUS))
+
+
+def select(snapshot: Snapshot, mask: NDArray[np.bool_]) -> Snapshot:
+    """Only the rows where `mask`, and their statuses."""
+    statuses = snapshot.statuses[mask[snapshot.statuses["row"]]]
+    statuses["row"] = (np.cumsum(mask) - 1)[statuses["row"]]
+    return replace(snapshot, rows=snapshot.rows[mask], statuses=statuses)
+
+
+def concat(first: Snapshot, second: Snapshot) -> Snapshot:
+    """The rows of both; everything else is of `second`."""
+    statuses = second.statuses.copy()
+    statuses["row"] += len(first.rows)
+    return replace(
+        second,
+        rows=np.concatenate((first.rows, second.rows)),
+        statuses=np.concatenate((first.statuses, statuses)),
+    )
+
+
 def rollup(snapshot: Snapshot, by: tuple[str, ...] = ("vm", "code", "fast", "handler")) -> Snapshot:
     """Add up all rows that agree in the key fields `by` (a subset of KEY).
 
-    Fields of KEY outside `by` are 0 in the result; its rows are sorted by the key.
+    Fields of KEY outside `by` are 0 in the result; its rows are sorted by the
+    key. Without "vm", the only VM of the result is EVERY_VM.
     """
     keys = _keys(snapshot.rows)
     for name in set(KEY) - set(by):
@@ -128,7 +156,8 @@ def rollup(snapshot: Snapshot, by: tuple[str, ...] = ("vm", "code", "fast", "han
     np.maximum.at(out["max_ns"], group, snapshot.rows["max_ns"])
     statuses = snapshot.statuses.copy()
     statuses["row"] = group[statuses["row"]]
-    return replace(snapshot, rows=out, statuses=_add_up(statuses))
+    vms = snapshot.vms if "vm" in by else (EVERY_VM,)
+    return replace(snapshot, vms=vms, rows=out, statuses=_add_up(statuses))
 
 
 def delta(before: Snapshot, after: Snapshot) -> Snapshot:
@@ -137,7 +166,9 @@ def delta(before: Snapshot, after: Snapshot) -> Snapshot:
     Both must be rolled up by the same key. Rows without a new call are left
     out. Sums and buckets are exact; the interval's extremes are exact where
     the extremes of the whole moved in it, else the bounds of its outermost
-    buckets. ``time`` is that of `after`.
+    buckets. A row with a count that fell has begun again, and all of it is
+    new (Prometheus' rule for counters): a VM closed and opened again in one
+    process can come back with its old identity. ``time`` is that of `after`.
     """
     new, old = _common(before, after)
     rows = after.rows.copy()
@@ -145,13 +176,11 @@ def delta(before: Snapshot, after: Snapshot) -> Snapshot:
         rows[name][new] -= before.rows[name][old]
     _interval_extremes(rows, new, before.rows[old])
     keep = (completed(rows) > 0) | (rows["unfinished"] > 0)
-    lost = {f.name: getattr(after.lost, f.name) - getattr(before.lost, f.name) for f in fields(Lost)}
-    return replace(
-        after,
-        rows=rows[keep],
-        statuses=_status_delta(before.statuses, after.statuses, dict(zip(old, new, strict=True)), keep),
-        lost=Lost(**lost),
-    )
+    moved = dict(zip(old.tolist(), new.tolist(), strict=True))
+    statuses = _status_delta(before.statuses, after.statuses, moved, keep)
+    names = [field.name for field in fields(Lost)]
+    lost = Lost(*(getattr(after.lost, name) - getattr(before.lost, name) for name in names))
+    return replace(after, rows=rows[keep], statuses=statuses, lost=lost)
 
 
 def _keys(rows: Array) -> Array:
@@ -162,14 +191,18 @@ def _keys(rows: Array) -> Array:
 
 
 def _common(before: Snapshot, after: Snapshot) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of the rows that both have: (in `after`, in `before`)."""
+    """Indices of the rows that go on from `before`: (in `after`, in `before`)."""
     vm_ids = {vm.identity: i for i, vm in enumerate(after.vms)}
     remap = np.array([vm_ids.get(vm.identity, -1) for vm in before.vms], dtype=np.int32)
     old_keys = _keys(before.rows)
     if len(old_keys):
         old_keys["vm"] = remap[old_keys["vm"]]
     _, new, old = np.intersect1d(_keys(after.rows), old_keys, return_indices=True)
-    return new, old
+    fell = np.zeros(len(new), dtype=bool)
+    for name in SUMS:
+        less = after.rows[name][new] < before.rows[name][old]
+        fell |= less.any(axis=tuple(range(1, less.ndim)))
+    return new[~fell], old[~fell]
 
 
 def _add_up(statuses: Array) -> Array:
@@ -180,15 +213,18 @@ def _add_up(statuses: Array) -> Array:
     return out
 
 
-def _status_delta(before: Array, after: Array, moved: dict[int, int], keep: NDArray[np.bool_]) -> Array:
-    counts = {(int(s["row"]), int(s["status"])): int(s["count"]) for s in after}
-    for entry in before:
-        key = (moved.get(int(entry["row"]), -1), int(entry["status"]))
-        if key in counts:
-            counts[key] -= int(entry["count"])
+def _status_delta(
+    before: Array, after: Array, moved: dict[int, int], keep: NDArray[np.bool_]
+) -> Array:
+    """Failures since `before`; `moved` maps its rows to those of `after`."""
+    counts = {(row, status): count for row, status, count in after.tolist()}
+    for row, status, count in before.tolist():
+        key = (moved.get(row, -1), status)
+        if counts.get(key, 0) >= count:
+            counts[key] -= count
     index = np.cumsum(keep) - 1
-    left = [(index[row], status, n) for (row, status), n in sorted(counts.items()) if n and keep[row]]
-    return np.array(left, dtype=STATUS)
+    left = sorted((row, status, n) for (row, status), n in counts.items() if n and keep[row])
+    return np.array([(index[row], status, n) for row, status, n in left], dtype=STATUS)
 
 
 def _interval_extremes(rows: Array, at: NDArray[np.intp], old: Array) -> None:

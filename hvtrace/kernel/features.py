@@ -95,7 +95,7 @@ def _check_bpf() -> None:
 
 def _mount(kind: str, folder: Path) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
-    return libc.mount(b"nodev", str(folder).encode(), kind.encode(), 0, None) == 0
+    return bool(libc.mount(b"nodev", str(folder).encode(), kind.encode(), 0, None) == 0)
 
 
 def _mounted_tracefs() -> Path:

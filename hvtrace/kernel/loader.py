@@ -28,7 +28,7 @@ _CHILD = Path(__file__).with_name("child.py")
 _INSTALL = "install the distribution's package (Debian, Ubuntu: apt install python3-bpfcc)"
 _ADVICE = {
     "no-bcc": f"BCC's Python binding is missing: {_INSTALL}",
-    "wrong-bcc": f"the bcc in {{text}} is PyPI's unrelated project, not the BPF compiler: {_INSTALL}",
+    "wrong-bcc": f"the bcc in {{text}} is PyPI's unrelated project, not BCC: {_INSTALL}",
 }
 
 

@@ -37,9 +37,8 @@ def _verdicts(slots: Array, can_output: bool) -> NDArray[np.uint64]:
     out = np.zeros((len(slots), len(VERDICTS)), dtype=np.uint64)
     counted = slots["xmm_output"]
     for i, name in enumerate(COUNTED):
-        if not can_output and name.startswith("used"):
-            name = "claimed"
-        out[:, VERDICTS.index(name)] += counted[:, i]
+        said = "claimed" if name.startswith("used") and not can_output else name
+        out[:, VERDICTS.index(said)] += counted[:, i]
     over = slots["buckets"].sum(axis=-1, dtype=np.uint64) + slots["unfinished"]
     for code, fast in {(int(code), int(fast)) for code, fast in slots[["code", "fast"]].tolist()}:
         fixed = fixed_verdict(code, bool(fast))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hvtrace.hyperv import codes, statuses
-from hvtrace.stats.histogram import Counts, percentile_ns
+from hvtrace.stats.histogram import Counts, extremes_ns, percentiles_ns
 from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Snapshot, Vm
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
@@ -88,11 +88,10 @@ def _call(vms: tuple[Vm, ...], row: np.void, failed: dict[str, int]) -> Call:
 
 
 def _latency(row: np.void) -> Latency:
-    low, high = int(row["min_ns"]), int(row["max_ns"])
-    quantiles = {
-        name: percentile_ns(row["buckets"], q, low, high) or 0 for name, q in QUANTILES.items()
-    }
-    return Latency(sum=int(row["sum_ns"]), min=low, max=high, **quantiles)
+    buckets: Counts = row["buckets"]
+    low, high = extremes_ns(buckets, int(row["min_ns"]), int(row["max_ns"]))
+    quantiles = percentiles_ns(buckets, tuple(QUANTILES.values()), low, high)
+    return Latency(int(row["sum_ns"]), low, high, *quantiles)
 
 
 def as_json(call: Call) -> dict[str, Any]:

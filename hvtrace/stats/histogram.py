@@ -7,6 +7,9 @@ percentile is at most half a bucket, 12.5 %.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +31,9 @@ UPPER_NS: NDArray[np.float64] = _bounds_ns()
 
 LOWER_NS: NDArray[np.float64] = np.concatenate(([0.0], UPPER_NS[:-1]))
 """Lower bound of each bucket in ns, shape (BUCKETS,)."""
+
+_UPPER_NS: list[float] = UPPER_NS.tolist()  # plain floats: ten times faster one by one
+_LOWER_NS: list[float] = LOWER_NS.tolist()
 
 
 def octaves(buckets: Counts) -> Counts:
@@ -53,11 +59,34 @@ def percentile_ns(buckets: Counts, q: float, min_ns: int, max_ns: int) -> int | 
     The middle of the bucket that holds the ceil(q n)-th smallest call, kept
     within the exact extremes. None where nothing was counted.
     """
-    total = int(buckets.sum())
+    found = percentiles_ns(buckets, (q,), min_ns, max_ns)
+    return found[0] if found else None
+
+
+def percentiles_ns(
+    buckets: Counts, quantiles: Sequence[float], min_ns: int, max_ns: int
+) -> list[int]:
+    """Several quantiles of one histogram as by :func:`percentile_ns`; [] where it is empty."""
+    cumulative = np.cumsum(buckets)
+    total = int(cumulative[-1])
     if total == 0:
-        return None
-    rank = max(1, int(np.ceil(q * total)))
-    index = int(np.searchsorted(np.cumsum(buckets), rank))
-    high = min(float(UPPER_NS[index]), float(max_ns))
-    low = max(float(LOWER_NS[index]), float(min_ns))
-    return min(max(round((low + high) / 2), min_ns), max_ns)
+        return []
+    ranks = [max(1, math.ceil(q * total)) for q in quantiles]
+    found = []
+    for index in np.searchsorted(cumulative, np.array(ranks, dtype=np.uint64)).tolist():
+        high = min(_UPPER_NS[index], max_ns)
+        low = max(_LOWER_NS[index], min_ns)
+        found.append(min(max(round((low + high) / 2), min_ns), max_ns))
+    return found
+
+
+def extremes_ns(buckets: Counts, min_ns: int, max_ns: int) -> tuple[int, int]:
+    """`min_ns` and `max_ns`, moved into the outermost buckets that hold a call.
+
+    A call that ends while its counters are read can be in the buckets and not
+    yet in the extremes: they are then a bound of its bucket. Something must
+    have been counted.
+    """
+    used = np.flatnonzero(buckets).tolist()
+    high = max(max_ns, math.ceil(_LOWER_NS[used[-1]]))
+    return int(min(min_ns, _UPPER_NS[used[0]], high)), high

@@ -145,15 +145,20 @@ def rollup(snapshot: Snapshot, by: tuple[str, ...] = ("vm", "code", "fast", "han
     keys = _keys(snapshot.rows)
     for name in set(KEY) - set(by):
         keys[name] = 0
-    unique, group = np.unique(keys, return_inverse=True)
-    out = np.zeros(len(unique), dtype=ROW)
+    order = np.lexsort([keys[name] for name in reversed(KEY)])
+    keys, rows = keys[order], snapshot.rows[order]
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = keys[1:] != keys[:-1]
+    starts = np.flatnonzero(first)
+    out = np.zeros(len(starts), dtype=ROW)
     for name in KEY:
-        out[name] = unique[name]
+        out[name] = keys[name][starts]
     for name in SUMS:
-        np.add.at(out[name], group, snapshot.rows[name])
-    out["min_ns"] = NO_MIN
-    np.minimum.at(out["min_ns"], group, snapshot.rows["min_ns"])
-    np.maximum.at(out["max_ns"], group, snapshot.rows["max_ns"])
+        out[name] = np.add.reduceat(rows[name], starts, axis=0)
+    out["min_ns"] = np.minimum.reduceat(rows["min_ns"], starts)
+    out["max_ns"] = np.maximum.reduceat(rows["max_ns"], starts)
+    group = np.empty(len(rows), dtype=np.intp)
+    group[order] = np.cumsum(first) - 1
     statuses = snapshot.statuses.copy()
     statuses["row"] = group[statuses["row"]]
     vms = snapshot.vms if "vm" in by else (EVERY_VM,)

@@ -126,8 +126,14 @@ def _array_row(r: Row, vm_index: int) -> np.void:
     out["unfinished"], out["reps"], out["xmm_input"] = r.unfinished, r.reps, r.xmm_input
     for verdict, count in r.xmm_output.items():
         out["xmm_output"][VERDICTS.index(verdict)] = count
-    np.add.at(out["buckets"], np.searchsorted(UPPER_NS, r.latencies_ns), 1)
+    for latency in r.latencies_ns:
+        out["buckets"][bucket_of(latency)] += 1
     return out[()]
+
+
+def bucket_of(latency_ns: int) -> int:
+    """Index of the bucket ``(low, high]`` that holds `latency_ns`."""
+    return int(np.searchsorted(UPPER_NS, latency_ns))
 
 
 class FakeSource:

@@ -15,6 +15,7 @@
 #include <linux/types.h>
 
 #include "hvtrace.h"
+#include "bucket.h"
 
 #define KVM_EXIT_HYPERV 27 /* include/uapi/linux/kvm.h */
 #define XMM_PAIR_BYTES 16  /* TLFS 3.7.2: RDX+R8, then XMM0 ... XMM5 */
@@ -182,31 +183,6 @@ static __always_inline void count_xmm(struct hvt_slot *slot, u64 call, bool succ
 		slot->xmm_output[HVT_USED_GPR]++;
 }
 
-/* Log-linear: see HVT_BUCKETS. */
-static __always_inline u32 bucket_of(u64 ns)
-{
-	u32 units, rest, log2;
-
-	if (ns > 4000000000ULL)
-		return HVT_BUCKETS - 1;
-	/* In units of 2^-30 s, rounded down from just below the exact value
-	 * (2^62 / 1e9 = 4611686018.4), so that a bound falls into the bucket it
-	 * closes: (low, high]. 4e9 * 4611686018 is still below 2^64. */
-	units = ns * 4611686018ULL >> 32;
-	if (units < 1 << (30 + HVT_MIN_EXP))
-		return 0;
-	log2 = (units > 0xffff) << 4;
-	rest = units >> log2;
-	log2 |= (rest > 0xff) << 3;
-	rest = units >> log2;
-	log2 |= (rest > 0xf) << 2;
-	rest = units >> log2;
-	log2 |= (rest > 0x3) << 1;
-	rest = units >> log2;
-	log2 |= rest >> 1;
-	return 1 + (log2 - (30 + HVT_MIN_EXP)) * 4 + (units >> (log2 - 2) & 3);
-}
-
 static __always_inline void count_failure(struct hvt_control *ctl, struct hvt_slot *slot,
 					  u32 slot_index, u16 status)
 {
@@ -234,7 +210,7 @@ static __always_inline void close_completed(struct hvt_control *ctl, struct hvt_
 					    u32 index, u64 result)
 {
 	u64 call = t->call, ns = bpf_ktime_get_ns() - t->start_ns;
-	u32 slot_index, bucket = bucket_of(ns), reps = result >> 32 & 0xfff;
+	u32 slot_index, bucket = hvt_bucket(ns), reps = result >> 32 & 0xfff;
 	struct hvt_slot *slot = find_slot(t, index, call, &slot_index);
 	u16 status = result;
 

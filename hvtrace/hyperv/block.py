@@ -20,10 +20,13 @@ BLOCK_BYTES = PAIRS * PAIR_BYTES
 
 
 class Register(NamedTuple):
-    """One register of the block, by its names for 64-bit and 32-bit callers."""
+    """One register of the block, by its names for 64-bit and 32-bit callers.
+
+    XMM output (TLFS 3.8.1) is for 64-bit callers only; XMM input is for both.
+    """
 
     name: str
-    name_32: str
+    name_32: str | None  # None: the same
     start: int  # its first byte in the block
     size_bytes: int
 
@@ -31,7 +34,7 @@ class Register(NamedTuple):
 REGISTERS = (
     Register("RDX", "EBX:ECX", 0, 8),
     Register("R8", "EDI:ESI", 8, 8),
-    *(Register(f"XMM{n}", f"XMM{n}", PAIR_BYTES * (n + 1), PAIR_BYTES) for n in range(PAIRS - 1)),
+    *(Register(f"XMM{n}", None, PAIR_BYTES * (n + 1), PAIR_BYTES) for n in range(PAIRS - 1)),
 )
 
 
@@ -41,11 +44,6 @@ class Piece(NamedTuple):
     register: Register
     first: int
     last: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether the register is filled."""
-        return self.last - self.first + 1 == self.register.size_bytes
 
 
 def pairs(length_bytes: int) -> int:
@@ -74,6 +72,11 @@ class Layout:
     def first_output_pair(self) -> int:
         """Pair where output begins: registers that carry input are left unchanged."""
         return pairs(self.input_bytes)
+
+    @property
+    def output_room_bytes(self) -> int:
+        """Bytes that the input leaves for output."""
+        return max(0, BLOCK_BYTES - self.first_output_pair * PAIR_BYTES)
 
     def input_pieces(self) -> tuple[Piece, ...]:
         """Registers that carry the input; ValueError where it does not fit."""

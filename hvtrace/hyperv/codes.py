@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from hvtrace.errors import HvtraceError
-from hvtrace.hyperv.numbers import looks_like_number, parse_unsigned
 from hvtrace.hyperv.sizes import Size, parse_size
+from hvtrace.hyperv.wording import did_you_mean, looks_like_number, parse_unsigned
 
 SOURCES = {
     "W": "TLFS, web edition of 2025/26",
@@ -98,7 +98,8 @@ def parse(text: str) -> int:
     if found:
         numbers = " and ".join(f"0x{code:04x}" for code in found)
         raise HvtraceError(f'"{text}" is the name of {numbers}: give the number')
-    raise HvtraceError(f'no hypercall is named "{text}"{_near(text)}')
+    names = {key: name_of(codes[0]) for key, codes in _by_name().items()}
+    raise HvtraceError(f'no hypercall is named "{text}"{did_you_mean(_key(text), names)}')
 
 
 def _key(name: str) -> str:
@@ -115,17 +116,3 @@ def _by_name() -> dict[str, list[int]]:
         for key in {_key(known.name), _key(known.linux_name or known.name)}:
             found[key].append(known.code)
     return found
-
-
-def _near(text: str) -> str:
-    """Up to three names that are meant perhaps, as the end of a message."""
-    from difflib import get_close_matches  # 5 ms that only a mistake should cost
-
-    keys = _by_name()
-    key = _key(text)
-    close = get_close_matches(key, keys, n=3, cutoff=0.7)
-    close += [other for other in keys if key and key in other]
-    names = dict.fromkeys(name_of(code) for match in close for code in keys[match])
-    if not names:
-        return '; "hvtrace explain --list" shows all'
-    return f": did you mean {' or '.join(list(names)[:3])}?"

@@ -39,6 +39,39 @@ class Size:
             return None
         return self.fixed_bytes + VAR_UNIT_BYTES * var_cnt + self.element_bytes * rep_cnt
 
+    @property
+    def formula(self) -> str:
+        """As in codes.csv: the text that :func:`parse_size` reads."""
+        if self == Size():
+            return ""
+        fixed = _text(self.fixed_bytes)
+        terms = [fixed] if fixed != "0" else []
+        if self.variable_header:
+            terms.append(f"{VAR_UNIT_BYTES}*var")
+        if self.element_bytes != 0:
+            terms.append(f"{_text(self.element_bytes)}*rep")
+        if self.open_ended:
+            terms.append("data")
+        return "+".join(terms) or "0"
+
+    def in_words(self) -> str:
+        """For people: "24 bytes, and 8 for each rep"."""
+        if self == NOTHING:
+            return "none"
+        if self.fixed_bytes is None:
+            return "unknown"
+        parts = [_bytes(self.fixed_bytes)] if self.fixed_bytes else []
+        if self.variable_header:
+            parts.append("a variable header")
+        if self.element_bytes is None:
+            parts.append("an unknown size for each rep")
+        elif self.element_bytes:
+            unit = self.element_bytes if parts else _bytes(self.element_bytes)
+            parts.append(f"{unit} for each rep")
+        if self.open_ended:
+            parts.append("data of a length that only the call tells")
+        return ", and ".join([", ".join(parts[:-1]), parts[-1]]) if parts[1:] else parts[0]
+
 
 NOTHING = Size(0, 0, False)
 
@@ -63,6 +96,14 @@ def parse_size(text: str) -> Size:
         else:
             raise ValueError(f"not a size: {text!r}")
     return Size(fixed, element, var, data)
+
+
+def _text(amount: int | None) -> str:
+    return "?" if amount is None else str(amount)
+
+
+def _bytes(amount: int) -> str:
+    return f"{amount} byte" if amount == 1 else f"{amount} bytes"
 
 
 def _amount(text: str) -> int | None:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from hvtrace.errors import HvtraceError
+from hvtrace.hyperv.wording import did_you_mean, looks_like_number, parse_unsigned
+
 SOURCES = {
     "A": "TLFS 6.0b, appendix B",
     "L": "Linux 7.2, include/hyperv/",
@@ -53,3 +56,19 @@ def name_of(status: int) -> str:
     """Name of `status` without HV_STATUS_, or its number as "0x0042" where it is not known."""
     known = STATUSES.get(status)
     return known.name if known else f"0x{status:04x}"
+
+
+def parse(text: str) -> int:
+    """Status from a number ("0x5", "5") or a name in any case, with HV_STATUS_ or without.
+
+    Raises HvtraceError for a number beyond 16 bits and an unknown name (with
+    near matches).
+    """
+    text = text.strip()
+    if looks_like_number(text):
+        return parse_unsigned(text, 16, "status")
+    name = text.upper().removeprefix("HV_STATUS_")
+    by_name = {known.name: known.value for known in STATUSES.values()}
+    if name in by_name:
+        return by_name[name]
+    raise HvtraceError(f'no status is named "{text}"{did_you_mean(name, {n: n for n in by_name})}')

@@ -1,0 +1,217 @@
+"""What was counted in an interval, for people: one line for each call of each VM. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hvtrace.stats import text
+from hvtrace.stats.calls import Call, calls
+from hvtrace.stats.snapshot import EVERY_VM, Lost, Snapshot, Vm, completed, rollup
+
+COLUMNS = {
+    "calls": 5,
+    "/s": 5,
+    "time": 4,
+    "mean": 6,
+    "p50": 6,
+    "p99": 6,
+    "max": 6,
+    "fast": 4,
+    "xmm": 3,
+    "vmm": 3,
+    "fail": 5,
+}
+"""Heading and width of the columns behind the call's name."""
+
+LOSSES = {
+    "orphans": "completions of calls that began before the trace",
+    "no_slot": "calls for which there was no free slot",
+    "no_thread": "calls of vCPU threads beyond those there is room for",
+    "no_status": "statuses of failures (the calls are counted)",
+}
+"""What each loss counter (a field of Lost) counts."""
+
+_BOLD, _DIM, _RED, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One call of one VM, all of its (fast, handler) variants together."""
+
+    total: Call  # `fast` and `handler` mean nothing here
+    fast: int  # calls, as the next two
+    xmm_input: int
+    vmm: int
+
+    @property
+    def time_ns(self) -> int:
+        """Service time of all its completed calls."""
+        return self.total.latency.sum if self.total.latency else 0
+
+
+def lines(delta: Snapshot) -> list[Line]:
+    """The rows of `delta` by VM and call code, the one that took most time first."""
+    fast: Counter[tuple[int, int]] = Counter()
+    vmm: Counter[tuple[int, int]] = Counter()
+    over = (completed(delta.rows) + delta.rows["unfinished"]).tolist()
+    for row, count in zip(delta.rows, over, strict=True):
+        key = int(row["vm"]), int(row["code"])
+        fast[key] += count if row["fast"] else 0
+        vmm[key] += count if row["handler"] else 0
+    whole = rollup(delta, ("vm", "code"))
+    keys = whole.rows[["vm", "code"]].tolist()
+    found = [
+        Line(call, fast[key], call.xmm_input, vmm[key])
+        for key, call in zip(keys, calls(whole), strict=True)
+    ]
+    return sorted(found, key=lambda line: (line.time_ns, line.total.calls), reverse=True)
+
+
+def render(delta: Snapshot, duration_s: float, width: int = 80, color: bool = False) -> str:
+    """The table of a `delta` over `duration_s`, a newline behind every line.
+
+    No line is longer than `width` columns, which is 80 or more. A section for
+    each VM, then what was not counted. "time" is the share of all time spent
+    in completed calls, mean to max are of completed calls, "fast", "xmm"
+    (input) and "vmm" (served by it) are percentages of calls.
+    """
+    found = lines(delta)
+    sheet = _Sheet(
+        duration_s=max(duration_s, 1e-9),
+        time_ns=sum(line.time_ns for line in found),
+        names=_names(found, width),
+        width=width,
+        color=color,
+    )
+    vms: dict[Vm, list[Line]] = {}
+    for line in found:
+        vms.setdefault(line.total.vm, []).append(line)
+    out = [_summary(found, len(vms), sheet)]
+    for vm, own in sorted(vms.items(), key=lambda item: -_time_ns(item[1])):
+        out += ["", *_section(vm, own, sheet)]
+    out += _footer(delta.lost, delta.in_flight, width)
+    return "\n".join(out) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """What all sections of one table share."""
+
+    duration_s: float
+    time_ns: int
+    names: dict[int, str]  # of call codes, all of one length
+    width: int
+    color: bool
+
+    def paint(self, line: str, style: str) -> str:
+        return f"{style}{line}{_PLAIN}" if self.color else line
+
+
+def _names(found: Sequence[Line], width: int) -> dict[int, str]:
+    room = width - sum(COLUMNS.values()) - len(COLUMNS)
+    names = text.short_names({line.total.code for line in found}, room)
+    longest = max((len(name) for name in names.values()), default=0)
+    return {code: name.ljust(longest) for code, name in names.items()}
+
+
+def _time_ns(found: Sequence[Line]) -> int:
+    return sum(line.time_ns for line in found)
+
+
+def _summary(found: Sequence[Line], vms: int, sheet: _Sheet) -> str:
+    span = text.duration(sheet.duration_s * 1e9)
+    if not found:
+        return f"No hypercalls in {span}."
+    count = sum(line.total.calls for line in found)
+    of_vms = "" if found[0].total.vm == EVERY_VM else f" of {_count(vms, 'VM')}"
+    return (
+        f"{_count(count, 'hypercall')}{of_vms} in {span}: "
+        f"{text.quantity(count / sheet.duration_s)}/s, {text.duration(sheet.time_ns)} spent"
+    )
+
+
+def _section(vm: Vm, own: Sequence[Line], sheet: _Sheet) -> list[str]:
+    """Heading, column headings and lines of one VM."""
+    out = [sheet.paint(_vm_heading(vm, own, sheet), _BOLD)]
+    indent = " " * len(next(iter(sheet.names.values())))
+    out.append(sheet.paint(_join(indent, list(COLUMNS)), _DIM))
+    for line in own:
+        text_line = _join(sheet.names[line.total.code], _cells(line, sheet))
+        if line.total.failures:
+            at = -COLUMNS["fail"]
+            text_line = text_line[:at] + sheet.paint(text_line[at:], _RED)
+        out.append(text_line)
+    out += _paragraph("unfinished", _unfinished(own, sheet), sheet.width)
+    out += _paragraph("failed", _failed(own, sheet), sheet.width)
+    return out
+
+
+def _vm_heading(vm: Vm, own: Sequence[Line], sheet: _Sheet) -> str:
+    count = sum(line.total.calls for line in own)
+    rate, spent = text.quantity(count / sheet.duration_s), text.duration(_time_ns(own))
+    what = f": {_count(count, 'call')}, {rate}/s, {spent} spent"
+    who = "all VMs" if vm == EVERY_VM else f"{vm.name} ({vm.vmm}, pid {vm.pid})"
+    return text.printable(who)[: sheet.width - len(what)] + what
+
+
+def _cells(line: Line, sheet: _Sheet) -> list[str]:
+    total, latency = line.total, line.total.latency
+    times = ["-"] * 4
+    if latency:
+        mean = latency.sum / total.completed
+        times = [text.duration(ns) for ns in (mean, latency.p50, latency.p99, latency.max)]
+    return [
+        text.quantity(total.calls),
+        text.quantity(total.calls / sheet.duration_s),
+        text.percent(line.time_ns, sheet.time_ns),
+        *times,
+        text.percent(line.fast, total.calls),
+        text.percent(line.xmm_input, total.calls),
+        text.percent(line.vmm, total.calls),
+        text.quantity(total.failures) if total.failures else "-",
+    ]
+
+
+def _join(name: str, cells: Iterable[str]) -> str:
+    columns = zip(cells, COLUMNS.values(), strict=True)
+    return " ".join((name, *(cell.rjust(width) for cell, width in columns)))
+
+
+def _unfinished(own: Sequence[Line], sheet: _Sheet) -> list[str]:
+    return [
+        f"{sheet.names[line.total.code].strip()} {line.total.unfinished:,}"
+        for line in own
+        if line.total.unfinished
+    ]
+
+
+def _failed(own: Sequence[Line], sheet: _Sheet) -> list[str]:
+    return [
+        f"{sheet.names[line.total.code].strip()} {status} {count:,}"
+        for line in own
+        for status, count in line.total.statuses.items()
+        if status != "SUCCESS"
+    ]
+
+
+def _footer(lost: Lost, in_flight: int, width: int) -> list[str]:
+    opened = [f"{_count(in_flight, 'call')}, in no count above"] if in_flight else []
+    losses = [
+        f"{getattr(lost, name):,} {what}" for name, what in LOSSES.items() if getattr(lost, name)
+    ]
+    out = _paragraph("still open", opened, width) + _paragraph("lost", losses, width)
+    return ["", *out] if out else []
+
+
+def _paragraph(title: str, items: Sequence[str], width: int) -> list[str]:
+    """`items` behind a title, wrapped; nothing where there are none."""
+    if not items:
+        return []
+    return textwrap.wrap(f"{title}: {', '.join(items)}", width, subsequent_indent="  ")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

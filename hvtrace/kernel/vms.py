@@ -22,7 +22,7 @@ class _Vmm:
     """How to know a VMM, and where its command line names the VM."""
 
     name: str
-    program: re.Pattern[str]  # of the base name of its program, or of an argument
+    program: re.Pattern[str]  # of the base name of its program, or of its Python module
     name_options: tuple[str, ...]
     uuid_options: tuple[str, ...] = ()
 
@@ -33,7 +33,7 @@ _VMMS = (
     _Vmm("crosvm", re.compile(r"crosvm"), ("--name",)),
     _Vmm("firecracker", re.compile(r"firecracker"), ("--id",)),
     _Vmm("openvmm", re.compile(r"openvmm|openvmm_hcl"), ()),
-    _Vmm("hvtrace-guest", re.compile(r"hvtrace\.guest(\..*)?"), ("--name",)),
+    _Vmm("hvtrace-guest", re.compile(r"hvtrace\.guest\.vm"), ("--name",)),
 )
 
 
@@ -53,13 +53,22 @@ def describe(arguments: Sequence[str], pid: int, comm: str) -> tuple[str, str, s
 
     `comm` is the thread's own name: all that is left where the process has gone.
     """
-    words = [Path(word).name for word in arguments[:1]] + list(arguments[1:4])
+    program = _program(arguments) or comm
     for vmm in _VMMS:
-        if any(vmm.program.fullmatch(word) for word in words):
+        if vmm.program.fullmatch(program):
             name = _option(arguments, vmm.name_options, "guest") or f"{vmm.name}-{pid}"
             return name, vmm.name, _option(arguments, vmm.uuid_options, "uuid")
-    program = words[0] if words else comm
     return f"{program}-{pid}", program, None
+
+
+def _program(arguments: Sequence[str]) -> str:
+    """Base name of the program, or MODULE of "python -m MODULE"."""
+    if not arguments:
+        return ""
+    name = Path(arguments[0]).name
+    if name.startswith("python") and "-m" in arguments[1:-1]:
+        return arguments[arguments.index("-m") + 1]
+    return name
 
 
 def _option(arguments: Sequence[str], options: Sequence[str], key: str) -> str | None:
@@ -102,6 +111,8 @@ class Identities:
         name, vmm, uuid = describe(arguments, tgid, comm)
         fds = self._vm_fds(tgid)
         fd = next((fd for fd in fds if tid in self._vcpu_threads(tgid, fd)), None)
+        if fd is None and len(fds) == 1:
+            fd = fds[0]
         if len(fds) > 1 and fd is not None:
             name = f"{name}#{fd}"
         return Vm(tgid, name, vmm, self._start_time(tgid), fd, uuid)

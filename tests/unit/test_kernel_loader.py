@@ -1,0 +1,114 @@
+"""The loader child and what becomes of its answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hvtrace.errors import HvtraceError
+from hvtrace.kernel import loader
+
+CHILD = Path(loader.__file__).with_name("child.py")
+
+
+def answer_of_child(folder: Path, bcc: str) -> dict[str, str]:
+    """Run the child with a module of our own in the place of bcc."""
+    (folder / "bcc").mkdir()
+    (folder / "bcc" / "__init__.py").write_text(bcc)
+    job = {"source": "x.c", "headers": "h", "flags": [], "programs": ["p"], "maps": ["m"]}
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        subprocess.run(
+            [sys.executable, CHILD, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            input=json.dumps(job),
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+            check=False,
+        )
+        return json.loads(ours.recv(65536))
+
+
+def test_child_without_bcc(tmp_path: Path) -> None:
+    assert answer_of_child(tmp_path, "raise ImportError('no libbcc')")["error"] == "no-bcc"
+
+
+def test_child_with_the_mathematics_package(tmp_path: Path) -> None:
+    answer = answer_of_child(tmp_path, "def binomial(n, k): ...")
+    assert answer == {"error": "wrong-bcc", "text": str(tmp_path / "bcc")}
+
+
+def test_child_whose_program_does_not_compile(tmp_path: Path) -> None:
+    bcc = "class BPF:\n    def __init__(self, **_): raise Exception('bad')"
+    assert answer_of_child(tmp_path, bcc) == {"error": "compile", "text": "bad"}
+
+
+def fake_child(monkeypatch, answers: dict[str, dict[str, str]]) -> list[str]:
+    """Answers by interpreter; returns the interpreters that were asked."""
+    asked: list[str] = []
+
+    def run(python: str, _job: str) -> tuple[dict[str, str], list[int]]:
+        asked.append(python)
+        return answers[python], []
+
+    monkeypatch.setattr(loader, "_run_child", run)
+    monkeypatch.setattr(loader.sys, "executable", "/opt/venv/python")
+    return asked
+
+
+def message(monkeypatch, own: dict[str, str], system: dict[str, str]) -> str:
+    fake_child(monkeypatch, {"/opt/venv/python": own, "/usr/bin/python3": system})
+    with pytest.raises(HvtraceError) as caught:
+        loader.load([])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_bcc_of_the_system_serves_an_environment_without(monkeypatch) -> None:
+    """And an environment with the wrong one."""
+    asked = fake_child(
+        monkeypatch,
+        {
+            "/opt/venv/python": {"error": "wrong-bcc", "text": "/opt/bcc"},
+            "/usr/bin/python3": {"error": "load", "text": "no permission"},
+        },
+    )
+    with pytest.raises(HvtraceError, match="did not load: no permission"):
+        loader.load([])
+    assert asked == ["/opt/venv/python", "/usr/bin/python3"]
+
+
+def test_no_bcc_anywhere(monkeypatch) -> None:
+    missing = {"error": "no-bcc", "text": "No module named bcc"}
+    text = message(monkeypatch, missing, missing)
+    assert "apt install python3-bpfcc" in text
+
+
+def test_only_the_wrong_bcc(monkeypatch) -> None:
+    wrong = {"error": "wrong-bcc", "text": "/usr/lib/python3/bcc"}
+    text = message(monkeypatch, wrong, wrong)
+    assert "/usr/lib/python3/bcc is PyPI's unrelated project" in text
+    assert "apt install python3-bpfcc" in text
+
+
+def test_compile_errors_are_one_line(monkeypatch) -> None:
+    bad = {"error": "compile", "text": "x.c:1: error:\n  unknown type"}
+    assert message(monkeypatch, bad, bad).endswith("did not compile: x.c:1: error: unknown type")
+
+
+def test_no_such_interpreter() -> None:
+    answer, fds = loader._run_child("/nonexistent/python", "{}")
+    assert answer["error"] == "no-bcc"
+    assert fds == []
+
+
+def test_child_that_dies_without_a_word() -> None:
+    answer, _ = loader._run_child("/bin/false", "{}")
+    assert answer["error"] == "load"
+    assert "ended early" in answer["text"]

@@ -1,0 +1,1 @@
+"""Measurements, repeatable by anyone: `make bench`."""

@@ -1,0 +1,182 @@
+"""What hvtrace costs on this machine, beside what it could be compared with.
+
+    make bench            (as root; writes docs/benchmarks.md)
+
+Programs: the real ones, run through BPF_PROG_TEST_RUN, timed by the kernel's own
+BPF statistics. All variants take turns in each round, so that a machine that
+changes its speed changes it for all; the table has medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvtrace.kernel import bpf, loader
+from hvtrace.kernel.features import Features
+from hvtrace.kernel.live import LiveSource, flags
+
+ROUNDS, CALLS = 31, 4001
+PEERS = Path(__file__).with_name("peers.bpf.c")
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to trace one kind of call: its programs, and the tracepoints of one call."""
+
+    name: str
+    programs: tuple[int, ...]
+    call: Callable[[], None]
+
+
+def _variant(name: str, programs: dict[str, int], *events: tuple[str, tuple[int, ...]]) -> Variant:
+    steps = [(programs[program], arguments) for program, arguments in events]
+
+    def call() -> None:
+        for fd, arguments in steps:
+            bpf.run_raw_tracepoint(fd, *arguments)
+
+    return Variant(name, tuple(dict.fromkeys(fd for fd, _ in steps)), call)
+
+
+def variants(ours: dict[str, int], peers: dict[str, int]) -> list[Variant]:
+    """The floor first, the textbook second."""
+
+    def hypercall(code: int, fast: int, rep: int = 0) -> tuple[str, tuple[int, ...]]:
+        return "kvm_hv_hypercall", (code, fast, 0, rep, 0, 0x1000, 0)
+
+    def done(result: int) -> tuple[str, tuple[int, ...]]:
+        return "kvm_hv_hypercall_done", (result,)
+
+    memory = (2, 0, 0, 0, 0, 0x1000, 0)
+    return [
+        _variant("floor: two clock reads", peers, ("floor_start", memory), ("floor_done", (0,))),
+        _variant("textbook", peers, ("textbook_start", memory), ("textbook_done", (0,))),
+        _variant("hvtrace: memory call, in kernel", ours, hypercall(2, 0), done(0)),
+        _variant("hvtrace: XMM call, in kernel", ours, hypercall(3, 1, 5), done(5 << 32)),
+        _variant("hvtrace: unknown code, status 2", ours, hypercall(0x7777, 0), done(2)),
+        _variant(
+            "hvtrace: forwarded to the VMM (3 events)",
+            ours,
+            hypercall(0x5C, 0),
+            ("kvm_userspace_exit", (27, 0)),
+            done(0),
+        ),
+    ]
+
+
+def measure(variant: Variant) -> float:
+    """ns per call: all programs of the variant together."""
+    before = [bpf.run_statistics(fd) for fd in variant.programs]
+    for _ in range(CALLS):
+        variant.call()
+    after = [bpf.run_statistics(fd) for fd in variant.programs]
+    return sum((b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(before, after, strict=True))
+
+
+def bench_programs() -> list[tuple[str, list[float]]]:
+    """(variant, ns per call in each round)."""
+    names = ("floor_start", "floor_done", "textbook_start", "textbook_done")
+    peers = loader.load([], names, (), PEERS)
+    source = LiveSource(loader.load(flags(True)), Features("bench", True, False, None))
+    statistics_on = bpf.enable_statistics()
+    todo = variants(source.loaded.programs, peers.programs)
+    rounds: dict[str, list[float]] = {variant.name: [] for variant in todo}
+    for done in range(ROUNDS + 1):
+        for variant in todo:
+            ns = measure(variant)
+            if done:  # the first round warms up
+                rounds[variant.name].append(ns)
+        if done % 10 == 0:
+            print(f"round {done} of {ROUNDS}", file=sys.stderr, flush=True)
+    os.close(statistics_on)
+    source.close()
+    peers.close()
+    return list(rounds.items())
+
+
+START = """
+import time
+started = time.perf_counter()
+from hvtrace.kernel.live import open_source
+with open_source(anyway=True, say=lambda text: None) as source:
+    source.snapshot()
+    first = time.perf_counter() - started
+    begin = time.perf_counter()
+    for _ in range(101):
+        source.snapshot()
+    each = (time.perf_counter() - begin) / 101
+    status = open("/proc/self/status").read()
+    rss = int(status.split("VmRSS:")[1].split()[0])
+    print(first, each, rss)
+"""
+
+
+def bench_start() -> tuple[float, float, float]:
+    """Medians of: seconds to the first snapshot, seconds for one more, resident MiB."""
+    runs = []
+    for _ in range(5):
+        out = subprocess.run([sys.executable, "-c", START], check=True, capture_output=True)
+        runs.append([float(word) for word in out.stdout.split()])
+    first, each, rss_kib = (statistics.median(column) for column in zip(*runs, strict=True))
+    return first, each, rss_kib / 1024
+
+
+def page() -> str:
+    """docs/benchmarks.md."""
+    programs = bench_programs()
+    first, each, rss_mib = bench_start()
+    floor, textbook = (statistics.median(rounds) for _, rounds in programs[:2])
+    model = next(
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`; how it is measured is said in `benchmarks/native.py`.",
+        f"One run of {time.strftime('%Y-%m-%d')}: {model}, {os.cpu_count()} CPUs, "
+        f"Linux {platform.release()}, Python {platform.python_version()}.",
+        "",
+        "## The BPF programs",
+        "",
+        f"ns per hypercall, both programs together, medians of {ROUNDS} rounds of {CALLS} calls.",
+        "Ratios are the part that holds on another machine.",
+        "",
+        "| variant | ns | least - most | of the floor | of the textbook |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, rounds in programs:
+        ns = statistics.median(rounds)
+        lines.append(
+            f"| {name} | {ns:.0f} | {min(rounds):.0f} - {max(rounds):.0f} "
+            f"| {ns / floor:.2f} | {ns / textbook:.2f} |"
+        )
+    lines += [
+        "",
+        "## The process",
+        "",
+        "Medians of 5 starts of a fresh interpreter.",
+        "",
+        "| what | measured |",
+        "| --- | ---: |",
+        f"| start to first snapshot (import, compile, load, attach) | {first:.2f} s |",
+        f"| one more snapshot, nothing in use | {each * 1e3:.2f} ms |",
+        f"| resident, after the loader has gone | {rss_mib:.1f} MiB |",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ _MAP_GET_NEXT_KEY = 4
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
 _RAW_TRACEPOINT_OPEN = 17
+_ENABLE_STATS = 32
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
@@ -116,8 +117,13 @@ def run_raw_tracepoint(program_fd: int, *arguments: int) -> None:
     _bpf(_PROG_TEST_RUN, _attr("<IIIIQQIIIIQQ", *values))
 
 
+def enable_statistics() -> int:
+    """Let the kernel measure all programs as long as the returned descriptor is open."""
+    return _bpf(_ENABLE_STATS, _attr("<I", 0))  # BPF_STATS_RUN_TIME
+
+
 def run_statistics(program_fd: int) -> tuple[int, int]:
-    """(total run time in ns, runs) of a program; zeros unless kernel.bpf_stats_enabled is 1."""
+    """(total run time in ns, runs) of a program, while statistics were on."""
     info = ctypes.create_string_buffer(256)
     _bpf(_OBJ_GET_INFO_BY_FD, _attr("<IIQ", program_fd, len(info), ctypes.addressof(info)))
     run_time_ns, run_count = struct.unpack_from("<QQ", info.raw, 192)

@@ -45,18 +45,24 @@ class Loaded:
             os.close(fd)
 
 
-def load(flags: Sequence[str], programs: Sequence[str] = PROGRAMS) -> Loaded:
-    """Compile bpf/hvtrace.bpf.c with `flags` and load `programs` (tracepoint names).
+def load(
+    flags: Sequence[str],
+    programs: Sequence[str] = PROGRAMS,
+    maps: Sequence[str] = MAPS,
+    source: Path | None = None,
+) -> Loaded:
+    """Compile `source` (bpf/hvtrace.bpf.c) with `flags`; load `programs`, keep `maps`.
 
-    Raises HvtraceError: no BCC, the wrong one, or the kernel refuses.
+    The function of a program is called hvt_ and its tracepoint. Raises
+    HvtraceError: no BCC, the wrong one, or the kernel refuses.
     """
     folder = bpf_folder()
     job = {
-        "source": str(folder / "hvtrace.bpf.c"),
+        "source": str(source or folder / "hvtrace.bpf.c"),
         "headers": str(folder / "headers"),
         "flags": [f"-I{folder}", *flags],
         "programs": [f"hvt_{name}" for name in programs],
-        "maps": MAPS,
+        "maps": maps,
     }
     answer: dict[str, str] = {}
     for python in dict.fromkeys((sys.executable, _SYSTEM_PYTHON)):
@@ -64,7 +70,7 @@ def load(flags: Sequence[str], programs: Sequence[str] = PROGRAMS) -> Loaded:
         if "error" not in answer:
             return Loaded(
                 dict(zip(programs, fds, strict=False)),
-                dict(zip(MAPS, fds[len(programs) :], strict=True)),
+                dict(zip(maps, fds[len(programs) :], strict=True)),
             )
         if answer["error"] not in _ADVICE:
             break

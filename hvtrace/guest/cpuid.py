@@ -1,0 +1,57 @@
+"""The CPUID a guest gets: KVM's, with Hyper-V's leaves, edited by feature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hvtrace.guest.abi import CpuidEntry
+
+_FEATURES_LEAF, _RECOMMENDATIONS_LEAF = 0x40000003, 0x40000004
+_HYPERVISOR_LEAVES = range(0x40000000, 0x40010000)
+_SYNDBG_LEAVES = range(0x40000080, 0x40000083)
+
+FEATURES: dict[str, tuple[int, str, int]] = {
+    "post-messages": (_FEATURES_LEAF, "ebx", 1 << 4),
+    "signal-events": (_FEATURES_LEAF, "ebx", 1 << 5),
+    "debugging": (_FEATURES_LEAF, "ebx", 1 << 11),
+    "extended-hypercalls": (_FEATURES_LEAF, "ebx", 1 << 20),
+    "xmm-input": (_FEATURES_LEAF, "edx", 1 << 4),
+    "xmm-output": (_FEATURES_LEAF, "edx", 1 << 15),
+    "remote-tlb-flush": (_RECOMMENDATIONS_LEAF, "eax", 1 << 2),
+    "cluster-ipi": (_RECOMMENDATIONS_LEAF, "eax", 1 << 10),
+    "ex-processor-masks": (_RECOMMENDATIONS_LEAF, "eax", 1 << 11),
+    "spin-wait": (_RECOMMENDATIONS_LEAF, "ebx", 0xFFFFFFFF),  # retries before the call: 0 is none
+}
+"""Enlightenments a mix can withhold or offer: leaf, register, bits (TLFS: feature discovery)."""
+
+
+def guest_cpuid(
+    host: Iterable[CpuidEntry],
+    hyperv: Iterable[CpuidEntry],
+    *,
+    withhold: Iterable[str] = (),
+    offer: Iterable[str] = (),
+    syndbg: bool = False,
+) -> list[CpuidEntry]:
+    """`host` with the leaves of `hyperv` instead of its hypervisor leaves (KVM's own).
+
+    `withhold` and `offer` are names of FEATURES; without `syndbg` the leaves
+    of the synthetic debugger are left out, which switches it off.
+    """
+    entries = [e for e in map(_copy, host) if e.function not in _HYPERVISOR_LEAVES]
+    enlightened = [e for e in map(_copy, hyperv) if syndbg or e.function not in _SYNDBG_LEAVES]
+    for names, present in ((withhold, False), (offer, True)):
+        for name in names:
+            _set(enlightened, *FEATURES[name], present)
+    return entries + enlightened
+
+
+def _copy(entry: CpuidEntry) -> CpuidEntry:
+    return CpuidEntry.from_buffer_copy(entry)
+
+
+def _set(entries: list[CpuidEntry], leaf: int, register: str, bits: int, present: bool) -> None:
+    for entry in entries:
+        if entry.function == leaf:
+            value = getattr(entry, register)
+            setattr(entry, register, value | bits if present else value & ~bits)

@@ -1,0 +1,117 @@
+"""A mix: which calls a guest makes, how often, and what it expects of each. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
+
+PATHS = {
+    "kernel": "finished inside KVM",
+    "fault": "#UD instead of a completion",
+    "unseen": "#UD before any event: made in ring 3",
+    "vmm": "forwarded to the VMM and answered",
+    "immediate-exit": "forwarded; completed by a KVM_RUN that does not enter the guest",
+    "other-thread": "forwarded; completed by a KVM_RUN of another thread",
+    "killed": "forwarded; the VM ends before the answer",
+}
+FORWARDED = frozenset({"vmm", "immediate-exit", "other-thread", "killed"})
+SITES = ("page", "vmcall", "vmmcall", "user")
+SYNDBG = ("off", "on", "hypercalls")
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What differs on kernels older than `release`."""
+
+    release: str
+    path: str = "kernel"
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a mix; the fields are those of the file."""
+
+    code: int
+    about: str = ""
+    fast: bool = False
+    var: int = 0
+    reps: int = 0
+    start: int = 0
+    bits: int = 0
+    rdx: int = 0
+    r8: int = 0
+    xmm: tuple[int, ...] = ()
+    block: tuple[int, ...] = ()
+    via: str = "page"
+    times: int = 1
+    enforce: bool = False
+    path: str = "kernel"
+    status: int = 0
+    answers: tuple[int, ...] = (0,)
+    xmm_input: bool = False
+    xmm_output: str = ""
+    before: Before | None = None
+
+    @property
+    def input(self) -> int:
+        """The hypercall input value (TLFS: hypercall interface)."""
+        return (
+            self.code
+            | self.fast << 16
+            | self.var << 17
+            | self.reps << 32
+            | self.start << 48
+            | self.bits
+        )
+
+    def on(self, release: tuple[int, int]) -> Call:
+        """This call as kernel `release` (major, minor) must treat it."""
+        if self.before is None or release >= version(self.before.release):
+            return self
+        return replace(self, path=self.before.path, status=self.before.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What the guest's machine is like."""
+
+    withhold: tuple[str, ...] = ()
+    offer: tuple[str, ...] = ()
+    syndbg: str = "off"
+    eventfd: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A whole mix; `calls` in the order in which the guest makes them."""
+
+    name: str
+    calls: tuple[Call, ...]
+    about: str = ""
+    rate: float = 0.0
+    swing: float = 0.0
+    primes: bool = False
+    guest: Guest = field(default_factory=Guest)
+
+    @property
+    def blocks(self) -> int:
+        """How many calls have parameters in memory."""
+        return sum(bool(call.block) for call in self.calls)
+
+    def times(self, call: Call, vcpu: int) -> int:
+        """How often vCPU number `vcpu` of the whole run makes `call` in a round."""
+        if not self.primes or call.path == "killed":
+            return call.times
+        return next(islice(_primes_from(call.times), vcpu, None))
+
+
+def version(release: str) -> tuple[int, int]:
+    """The (major, minor) of a kernel release: "6.12.107+deb13-amd64" gives (6, 12)."""
+    major, minor = release.partition("-")[0].split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()))
+
+
+def _primes_from(start: int) -> Iterator[int]:
+    return (n for n in count(max(2, start)) if all(n % d for d in range(2, int(n**0.5) + 1)))

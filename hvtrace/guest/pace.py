@@ -1,0 +1,45 @@
+"""How many of each call a vCPU makes next: whole rounds of the table, or shares of a rate."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from threading import Event
+from time import monotonic
+
+TICK_SECONDS = 0.05
+SWING_SECONDS = 23.0
+
+
+def rounds(times: Sequence[int], count: int, stop: Event) -> Iterator[list[int]]:
+    """The whole table `count` times, or until `stop`."""
+    for _ in range(count):
+        if stop.is_set():
+            return
+        yield list(times)
+
+
+def paced(
+    shares: Sequence[int], rate: float, swing: float, seed: str, stop: Event
+) -> Iterator[list[int]]:
+    """Calls for one tick after another, about `rate` a second in all, until `stop`.
+
+    Late ticks are not made up for: a slow machine makes fewer calls, not a
+    burst. The same `seed` gives the same draws for the same sequence of ticks.
+    """
+    rng = random.Random(seed)
+    phase = rng.uniform(0, 2 * math.pi)
+    start = due = monotonic()
+    while not stop.wait(max(0.0, due - monotonic())):
+        now = monotonic()
+        load = 1 + swing * math.sin(2 * math.pi * (now - start) / SWING_SECONDS + phase)
+        yield draw(shares, rate * load * TICK_SECONDS, rng)
+        due = max(due + TICK_SECONDS, now)
+
+
+def draw(shares: Sequence[int], calls: float, rng: random.Random) -> list[int]:
+    """About `calls` calls, split by `shares`; the mean of many draws is exact."""
+    total = sum(shares)
+    noisy = (calls * share / total * rng.uniform(0.5, 1.5) for share in shares)
+    return [math.floor(mean) + (rng.random() < mean % 1) for mean in noisy]

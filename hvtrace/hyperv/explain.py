@@ -122,7 +122,7 @@ def explain_all() -> Document:
             for code, known in CODES.items()
         ],
         "statuses": [_status(status) for status in statuses.STATUSES],
-        "sources": list({**codes.SOURCES, **statuses.SOURCES}.values()),
+        "sources": list(dict.fromkeys([*codes.SOURCES.values(), *statuses.SOURCES.values()])),
     }
 
 

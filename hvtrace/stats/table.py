@@ -34,6 +34,7 @@ LOSSES = {
 }
 """What each loss counter (a field of Lost) counts."""
 
+_GLUE = "\N{NO-BREAK SPACE}"  # a space where no line may end
 _BOLD, _DIM, _RED, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 
 
@@ -182,7 +183,7 @@ def _join(name: str, cells: Iterable[str]) -> str:
 
 def _unfinished(own: Sequence[Line], sheet: _Sheet) -> list[str]:
     return [
-        f"{sheet.names[line.total.code].strip()} {line.total.unfinished:,}"
+        f"{sheet.names[line.total.code].strip()}{_GLUE}{line.total.unfinished:,}"
         for line in own
         if line.total.unfinished
     ]
@@ -190,7 +191,7 @@ def _unfinished(own: Sequence[Line], sheet: _Sheet) -> list[str]:
 
 def _failed(own: Sequence[Line], sheet: _Sheet) -> list[str]:
     return [
-        f"{sheet.names[line.total.code].strip()} {status} {count:,}"
+        _GLUE.join((sheet.names[line.total.code].strip(), status, f"{count:,}"))
         for line in own
         for status, count in line.total.statuses.items()
         if status != "SUCCESS"
@@ -210,7 +211,8 @@ def _paragraph(title: str, items: Sequence[str], width: int) -> list[str]:
     """`items` behind a title, wrapped; nothing where there are none."""
     if not items:
         return []
-    return textwrap.wrap(f"{title}: {', '.join(items)}", width, subsequent_indent="  ")
+    wrapped = textwrap.wrap(f"{title}: {', '.join(items)}", width, subsequent_indent="  ")
+    return [line.replace(_GLUE, " ") for line in wrapped]
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,0 +1,116 @@
+"""JSON and CSV: the whole form against golden files, and against each other."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from goldens import check, sample
+from samples import START, row, snapshot, vm
+
+from hvtrace import __version__
+from hvtrace.stats.report import CSV_COLUMNS, as_csv, as_json
+from hvtrace.stats.snapshot import Lost
+
+CONTRACT_ROW = {
+    "vm": dict,
+    "code": int,
+    "name": str,
+    "fast": bool,
+    "handler": str,
+    "calls": int,
+    "completed": int,
+    "unfinished": int,
+    "reps": int,
+    "xmm_input": int,
+    "xmm_output": dict,
+    "statuses": dict,
+    "latency_ns": (dict, type(None)),
+}
+
+
+def made(**more):
+    return as_json(sample(**more), "6.12.0-fake", START, 10.0)
+
+
+def test_json_is_the_golden_file_s():
+    text = json.dumps(made() | {"hvtrace": "VERSION"}, indent=1) + "\n"
+    check("report.json", text)
+
+
+def test_json_has_the_keys_and_types_of_the_contract():
+    out = made()
+    assert list(out) == [
+        *("schema", "hvtrace", "kernel", "start", "duration_s", "calls", "lost", "in_flight")
+    ]
+    assert (out["schema"], out["hvtrace"], out["kernel"]) == (1, __version__, "6.12.0-fake")
+    assert (out["start"], out["duration_s"], out["in_flight"]) == (START, 10.0, 1)
+    assert out["lost"] == {"orphans": 3, "no_slot": 2, "no_thread": 5, "no_status": 7}
+    for element in out["calls"]:
+        assert list(element) == list(CONTRACT_ROW)
+        for key, kind in CONTRACT_ROW.items():
+            assert isinstance(element[key], kind), key
+
+
+def test_json_survives_json():
+    """No numpy value in it, which json would refuse or print otherwise."""
+    assert json.loads(json.dumps(made())) == made()
+
+
+def test_json_counts_agree_with_each_other():
+    for element in made()["calls"]:
+        assert element["calls"] == element["completed"] + element["unfinished"]
+        assert sum(element["statuses"].values()) == element["completed"]
+        assert sum(element["xmm_output"].values()) == element["calls"]
+
+
+def test_json_of_nothing():
+    out = as_json(snapshot(), "6.1", START, 0.0)
+    assert out["calls"] == []
+    assert out["lost"] == {"orphans": 0, "no_slot": 0, "no_thread": 0, "no_status": 0}
+
+
+def test_csv_is_the_golden_file_s():
+    check("report.csv", as_csv(sample(), START, 10.0))
+
+
+def test_csv_says_what_json_says():
+    lines = list(csv.DictReader(io.StringIO(as_csv(sample(), START, 10.0))))
+    elements = made()["calls"]
+    assert len(lines) == len(elements)
+    for line, element in zip(lines, elements, strict=True):
+        assert (float(line["start"]), float(line["duration_s"])) == (START, 10.0)
+        for key in ("pid", "name", "vmm"):
+            assert line[f"vm_{key}"] == str(element["vm"][key])
+        assert line["vm_fd"] == str(element["vm"].get("fd", ""))
+        for key in ("code", "calls", "completed", "unfinished", "reps", "xmm_input"):
+            assert int(line[key]) == element[key]
+        assert (line["name"], line["handler"]) == (element["name"], element["handler"])
+        assert json.loads(line["fast"]) == element["fast"]
+        for key in ("statuses", "xmm_output"):
+            pairs = dict(pair.split("=") for pair in line[key].split())
+            assert {name: int(count) for name, count in pairs.items()} == element[key]
+        assert int(line["failures"]) == element["completed"] - element["statuses"].get("SUCCESS", 0)
+        latency = element["latency_ns"] or dict.fromkeys(("sum", "min", "max", "p50", "p999"), "")
+        for key, value in latency.items():
+            assert line[f"{key}_ns"] == str(value)
+
+
+def test_csv_quotes_what_users_call_their_vms():
+    snap = snapshot([row(vm('a,"b"\nc'), latencies_ns=[5])])
+    (line,) = csv.DictReader(io.StringIO(as_csv(snap, START, 1.0)))
+    assert line["vm_name"] == 'a,"b"\nc'
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_csv_of_nothing_is_the_header_or_nothing(header):
+    text = as_csv(snapshot(lost=Lost(orphans=3)), START, 1.0, header=header)
+    assert text == (",".join(CSV_COLUMNS) + "\n" if header else "")
+
+
+def test_csv_intervals_can_be_joined():
+    twice = as_csv(sample(), START, 1.0) + as_csv(sample(), START + 1, 1.0, header=False)
+    lines = list(csv.DictReader(io.StringIO(twice)))
+    assert {line["start"] for line in lines} == {str(START), str(START + 1)}

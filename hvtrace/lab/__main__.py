@@ -1,0 +1,40 @@
+"""``python -m hvtrace.lab [--kernel K] COMMAND...``: run a command under another kernel."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from hvtrace.errors import HvtraceError
+from hvtrace.lab import front, kernels, tools, vm
+from hvtrace.lab.progress import Progress
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--kernel", default="trixie", show_default=True, help="Suite or release.")
+@click.option("--share", type=click.Path(path_type=Path), help="Folder to write results to.")
+@click.option("--timeout", type=float, help="Seconds the command may take.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def main(kernel: str, share: Path | None, timeout: float | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND as root in a VM, with this machine's files and a Debian kernel."""
+    progress = Progress()
+    try:
+        tools.check()
+        found = kernels.find(kernel, progress)
+        with tempfile.TemporaryDirectory(prefix="hvtrace-lab-") as scratch:
+            share = share or Path(scratch)
+            share.mkdir(parents=True, exist_ok=True)
+            machine = vm.Vm(found, share, front.here(), progress)
+            sys.exit(machine.run(command, timeout_seconds=timeout))
+    except HvtraceError as error:
+        click.echo(f"hvtrace: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+#!/bin/sh
+# PID 1 of the lab's VM, first half: from the RAM disk to the host's files.
+#
+# The root is the host's, read only over 9p, under an overlay in memory: programs
+# see one writable file system and nothing of what they write reaches the host.
+# cache=loose is right for it (the lower files do not change while the VM lives)
+# and saves most of the trips to the host that Python's imports would make.
+#
+# /config sets: share (folder shared read-write), folder (ours, below it), modules
+# (folder of this kernel's modules).
+export PATH=/bin
+/bin/busybox --install -s /bin
+. /config
+for module in /modules/*.ko; do insmod "$module"; done
+
+nine=trans=virtio,version=9p2000.L,msize=512000
+mount -t 9p -o ro,$nine,cache=loose root /lower
+mount -t tmpfs -o size=75% rw /rw
+mkdir /rw/upper /rw/work
+mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /newroot
+
+cd /newroot
+mount -t proc proc proc
+mount -t sysfs sys sys
+mount -t devtmpfs dev dev
+mkdir -p dev/pts dev/shm
+mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts dev/pts
+mount -t tmpfs shm dev/shm
+mount -t tmpfs -o mode=755 run run
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t bpf bpf sys/fs/bpf
+mount -t debugfs debugfs sys/kernel/debug
+mount -t tracefs tracefs sys/kernel/tracing
+for name in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do
+    ln -s "/proc/self/${name#*:}" "dev/${name%%:*}"
+done
+
+# Under a tmpfs, so that no folder or dangling link of the host's stands in the way.
+mkdir -p lib/modules "./$share"
+mount -t tmpfs modules lib/modules
+mkdir "lib/modules/$(uname -r)"
+mount --bind "./$modules" "lib/modules/$(uname -r)"
+mount -t 9p -o rw,$nine share "./$share"
+ifconfig lo up
+hostname hvtrace-lab
+exec switch_root /newroot /bin/sh "$folder/inside.sh" "$folder"

@@ -1,0 +1,67 @@
+"""QEMU's command line for the lab: an emulated AMD machine whose SVM works nested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvtrace.lab.kernels import Kernel
+from hvtrace.lab.tools import tool
+
+# TCG emulates SVM with nested paging well enough for kvm_amd. One thread for both
+# CPUs: with two, QEMU 7.2 now and then runs kernel 7.2 into a half-patched
+# instruction (int3 in __schedule) and it panics.
+_MACHINE = (
+    *("-nodefaults", "-no-user-config", "-machine", "q35", "-display", "none"),
+    *("-accel", "tcg,thread=single", "-cpu", "max,+svm", "-smp", "2", "-m", "2G"),
+)
+# A panic must end QEMU: panic=-1 reboots at once, -no-reboot makes that an exit.
+_KERNEL = "console=ttyS0 loglevel=4 panic=-1"
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What joins a VM and the host.
+
+    Attributes:
+        share: the folder both see, at the same path, read-write.
+        console: a file for the kernel's console.
+        initrd: the RAM disk.
+        terminal, size: descriptors of our sockets' other ends: the guest's hvc0, and
+            the port that carries changes of the window's size.
+    """
+
+    share: Path
+    console: Path
+    initrd: Path
+    terminal: int
+    size: int
+
+
+def command(kernel: Kernel, wiring: Wiring) -> list[str]:
+    """The command to run. The VM ends with the process that starts it, however that ends."""
+    return [
+        *(tool("setpriv"), "--pdeathsig", "KILL", tool("qemu-system-x86_64")),
+        *(*_MACHINE, "-no-reboot"),
+        *("-kernel", str(kernel.image), "-initrd", str(wiring.initrd), "-append", _KERNEL),
+        *("-chardev", f"file,id=console,path={_option(wiring.console)}"),
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=terminal,fd={wiring.terminal}"),
+        *("-device", "virtconsole,chardev=terminal"),
+        *("-chardev", f"socket,id=size,fd={wiring.size}"),
+        *("-device", "virtserialport,chardev=size,name=hvtrace.size"),
+        *_folder("root", Path("/"), ",readonly=on"),
+        *_folder("share", wiring.share, ""),
+    ]
+
+
+def _folder(tag: str, path: Path, more: str) -> tuple[str, ...]:
+    # multidevs=remap: / has many file systems below it, with inode numbers in common.
+    fsdev = f"local,id={tag},path={_option(path)},security_model=none,multidevs=remap{more}"
+    return ("-fsdev", fsdev, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}")
+
+
+def _option(path: Path) -> str:
+    """A path inside a comma-separated option; QEMU reads two commas as one."""
+    return str(path).replace(",", ",,")

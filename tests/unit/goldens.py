@@ -56,7 +56,7 @@ def sample(**more: object) -> Snapshot:
             latencies_ns=[901] * 7,
             statuses={2: 7},
             xmm_output={"refused": 7},
-        ),  # fmt: skip
+        ),
         row(second, 0xFFF0, latencies_ns=[907] * 3, statuses={2: 2, 0x7777: 1}),
         row(second, 0x7B, unfinished=1),
         row(second, 0x46, fast=True, latencies_ns=[5 * 10**9], xmm_output={"claimed": 1}),

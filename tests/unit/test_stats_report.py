@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 from goldens import check, sample
@@ -12,7 +14,7 @@ from samples import START, row, snapshot, vm
 
 from hvtrace import __version__
 from hvtrace.stats.report import CSV_COLUMNS, as_csv, as_json
-from hvtrace.stats.snapshot import Lost
+from hvtrace.stats.snapshot import VERDICTS, Lost
 
 CONTRACT_ROW = {
     "vm": dict,
@@ -114,3 +116,23 @@ def test_csv_intervals_can_be_joined():
     twice = as_csv(sample(), START, 1.0) + as_csv(sample(), START + 1, 1.0, header=False)
     lines = list(csv.DictReader(io.StringIO(twice)))
     assert {line["start"] for line in lines} == {str(START), str(START + 1)}
+
+
+# --- docs/schema.md says the same
+
+SCHEMA = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_header_is_the_csv_s():
+    assert f"\n{','.join(CSV_COLUMNS)}\n" in SCHEMA
+
+
+def test_the_documented_object_is_the_code_s():
+    documented = json.loads(re.search(r"```json\n(.*?)```", SCHEMA, re.DOTALL)[1])
+    snap = snapshot([row(fast=True, latencies_ns=[700] * 199 + [900], xmm_input=200)])
+    assert documented == as_json(snap, documented["kernel"], START, 10.0)
+
+
+@pytest.mark.parametrize("word", [*VERDICTS, *Lost.__dataclass_fields__, *CONTRACT_ROW])
+def test_every_key_and_verdict_is_documented(word):
+    assert f"`{word}`" in SCHEMA

@@ -1,0 +1,54 @@
+"""Options that several commands share: what to trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hvtrace.errors import HvtraceError
+from hvtrace.hyperv import codes
+
+
+def filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --pid, --code and --anyway, which `kernel.live.open_source` takes under these names."""
+    for option in (
+        click.option("--anyway", is_flag=True, help="Go on where KVM has no Hyper-V."),
+        click.option(
+            "--code",
+            metavar="CODE",
+            callback=_code,
+            help="Only this call: a number, or its name in the TLFS.",
+        ),
+        click.option(
+            "-p",
+            "--pid",
+            type=click.IntRange(1),
+            metavar="PID",
+            callback=_pid,
+            help="Only calls of this VMM process.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _code(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else codes.parse(text)
+
+
+def _pid(context: click.Context, parameter: click.Parameter, pid: int | None) -> int | None:
+    """`pid` as it is. Raises HvtraceError where nothing could ever be counted for it."""
+    if pid is None:
+        return None
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        raise HvtraceError(f"there is no process {pid}") from None
+    fields = dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
+    process = int(fields["Tgid"])
+    if process != pid:
+        raise HvtraceError(f"{pid} is a thread of process {process}: give --pid {process}")
+    return pid

@@ -106,6 +106,11 @@ _ENFORCED = "CPUID is enforced (hv-enforce-cpuid) and leaf "
 RULES: tuple[Rule, ...] = (
     Rule(
         ALL,
+        None,
+        "the caller is not at CPL 0, or is in real mode; there is no trace event either",
+    ),
+    Rule(
+        ALL,
         3,
         "a must-be-zero bit (30:27, 47:44, 63:60) or the nested bit (31) of the input value is "
         "set; the tracepoint shows none of them",

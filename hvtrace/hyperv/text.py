@@ -23,9 +23,9 @@ OUTLOOKS = {
 
 FROM_KVM = {
     "yes": "yes",
-    "no": "no: it comes from the VMM, in answer to a forwarded call",
+    "no": "no: where it is seen, it is the VMM's answer to a forwarded call",
     "forward": "no: KVM meets it inside SignalEvent, and forwards the call to the VMM",
-    None: "no: it comes from the VMM, in answer to a forwarded call",
+    None: "no: where it is seen, it is the VMM's answer to a forwarded call",
 }
 
 XMM_INPUT_BIT = "CPUID 0x40000003 EDX bit 4 is set"
@@ -58,7 +58,7 @@ def _call(doc: Document) -> Iterator[str]:
     yield from _row("output", doc["output"]["words"])
     if doc["tlfs_fast"] is not None:
         ticked = "yes" if doc["tlfs_fast"] else "no"
-        yield from _row("fast", f"TLFS 6.0b: {ticked} (of two registers: XMM came later)")
+        yield from _row("fast", f"TLFS 6.0b: {ticked} (it knows only the form of two registers)")
     yield from _heading("Memory call")
     yield from _memory(doc["input"]["words"], doc["output"]["words"])
     yield from _heading(_fast_heading(doc))
@@ -90,6 +90,8 @@ def _memory(*lengths: str) -> Iterator[str]:
         else:
             some = "if any, " if length == "unknown" else ""
             yield from _row(label, f"{some}at the address in {place}")
+    if set(lengths) != {"none"}:
+        yield from _row("addresses", "8-byte aligned; parameters cross no page and do not overlap")
 
 
 def _registers(fast: Document) -> Iterator[str]:
@@ -220,6 +222,7 @@ def _list(doc: Document) -> Iterator[str]:
     yield from _heading("Legend")
     yield from _row("sizes", "bytes: fixed part, 8*var variable header, n*rep list; ? not known")
     yield from _row("KVM", "k answers in the kernel, v forwards to the VMM, - status 2")
+    yield from _row("forward", "KVM meets this status inside, and forwards the call")
     yield from _end(doc)
 
 

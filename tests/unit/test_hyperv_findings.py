@@ -86,3 +86,34 @@ def test_untraced_bits_are_always_found(code: int, fast: bool) -> None:
     for bit in (27, 30, 31, 44, 47, 60, 63):
         value = code | fast << 16 | 1 << bit
         assert findings(decode_input(value))[0].kvm_status == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "minds_reps", "minds_header"),
+    # As the switch of kvm_hv_hypercall() has it, code by code.
+    [
+        (0x02, True, True),
+        (0x03, False, True),
+        (0x08, True, True),
+        (0x0B, True, True),
+        (0x13, True, False),
+        (0x14, False, False),
+        (0x15, True, False),
+        (0x5C, True, True),
+        (0x5D, True, True),
+        (0x69, False, False),
+        (0x6A, False, False),
+        (0x6B, False, False),
+        (0x8001, False, False),
+        (0x8003, False, False),
+    ],
+)
+def test_counts_that_kvm_minds(code: int, minds_reps: bool, minds_header: bool) -> None:
+    def statuses(**counts: int) -> set[int | None]:
+        return {finding.kvm_status for finding in findings(InputValue(code, **counts))} - {None}
+
+    is_rep = code in (0x03, 0x14)
+    assert statuses(rep_cnt=1) == ({3} if minds_reps else set())
+    assert statuses(rep_cnt=2, rep_idx=1) == ({3} if minds_reps or is_rep else set())
+    assert statuses(rep_cnt=int(is_rep), var_cnt=1) == ({3} if minds_header else set())
+    assert statuses() == ({3} if is_rep else set())

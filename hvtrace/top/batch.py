@@ -1,0 +1,76 @@
+"""The live view as text: a table or a JSON object for each interval. No Textual in here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from hvtrace.stats import report, table
+from hvtrace.stats.snapshot import Snapshot, Source, delta, rollup
+
+POLL_SECONDS = 1.0
+"""How often to look in longer intervals: VMs are to be known by name before they are gone."""
+
+
+def run(
+    source: Source,
+    out: TextIO,
+    *,
+    interval_seconds: float,
+    intervals: int | None,
+    as_json: bool,
+    nap: Callable[[float], bool],
+) -> None:
+    """Write a table, or a line of JSON, for each interval, and flush it.
+
+    Ends after that many `intervals` (None: never), when `nap` (which sleeps so
+    many seconds) says True, or when nobody reads `out` any more.
+    """
+    before = rollup(source.snapshot())
+    due = time.monotonic()
+    done = 0
+    while intervals is None or done < intervals:
+        due += interval_seconds
+        while (left := due - time.monotonic()) > 0:
+            if nap(min(left, POLL_SECONDS)):
+                return
+            if left > POLL_SECONDS:
+                source.snapshot()
+        after = rollup(source.snapshot())
+        try:
+            out.write((_json if as_json else _table)(before, after, source.kernel, out))
+            out.flush()
+        except BrokenPipeError:
+            _forget(out)
+            return
+        before = after
+        done += 1
+
+
+def _json(before: Snapshot, after: Snapshot, kernel: str, _: TextIO) -> str:
+    counted = report.as_json(delta(before, after), kernel, before.time, _seconds(before, after))
+    return json.dumps(counted) + "\n"
+
+
+def _table(before: Snapshot, after: Snapshot, _: str, out: TextIO) -> str:
+    terminal = out.isatty()
+    width = max(80, shutil.get_terminal_size().columns) if terminal else 80
+    color = terminal and "NO_COLOR" not in os.environ
+    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(after.time))
+    text = table.render(delta(before, after), _seconds(before, after), width, color)
+    return f"{clock}\n{text}\n"
+
+
+def _seconds(before: Snapshot, after: Snapshot) -> float:
+    return (after.monotonic_ns - before.monotonic_ns) / 1e9
+
+
+def _forget(out: TextIO) -> None:
+    """What is left in the buffer has nowhere to go: not even a message, at the end of Python."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, out.fileno())
+    os.close(null)

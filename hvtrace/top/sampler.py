@@ -1,0 +1,104 @@
+"""Snapshots at every interval, taken in a thread of their own: no view waits for them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from hvtrace.stats.snapshot import Snapshot, Source, rollup
+
+Open = Callable[[Callable[[str], None]], Source]
+"""Opens a source; the argument takes lines on the progress."""
+
+FIRST_SECONDS = 1.0
+"""The first interval is no longer than this: a first picture should not take long."""
+
+POLL_SECONDS = 1.0
+"""How often to look in longer intervals: VMs are to be known by name before they are gone."""
+
+
+class Sampler:
+    """Opens a source, and gives a rolled-up snapshot of it at every interval.
+
+    The callbacks run in the sampler's thread: `on_say` takes lines on the
+    progress of opening, `on_open` the source, `on_snapshot` each snapshot,
+    and `on_error` whatever ended it all.
+    """
+
+    def __init__(
+        self,
+        open_source: Open,
+        interval_seconds: float,
+        *,
+        on_say: Callable[[str], None],
+        on_open: Callable[[Source], None],
+        on_snapshot: Callable[[Snapshot], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._open = open_source
+        self._interval_seconds = interval_seconds
+        self._on_say, self._on_open = on_say, on_open
+        self._on_snapshot, self._on_error = on_snapshot, on_error
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._hurry = False
+        # A daemon: opening may wait for KVM without end, and must not keep the program alive.
+        self._thread = threading.Thread(target=self._run, name="hvtrace-sampler", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 2.0) -> None:
+        """Have the source closed and the thread ended; wait for that, but not without end."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def set_interval(self, seconds: float) -> None:
+        """Change the interval, the running one too."""
+        with self._changed:
+            self._interval_seconds = seconds
+            self._changed.notify()
+
+    def hurry(self) -> None:
+        """Take a snapshot at once, and another after FIRST_SECONDS at most."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        try:
+            source = self._open(self._on_say)
+            try:
+                self._on_open(source)
+                self._sample(source)
+            finally:
+                source.close()
+        except Exception as error:  # whatever it is, the view has to hear of it
+            self._on_error(error)
+
+    def _sample(self, source: Source) -> None:
+        longest = FIRST_SECONDS
+        while not self._stopped:
+            # An interval begins with its snapshot: where that takes long, they get longer.
+            begun = time.monotonic()
+            self._on_snapshot(rollup(source.snapshot()))
+            while not self._nap(begun, longest):
+                source.snapshot()
+            longest = FIRST_SECONDS if self._hurry else float("inf")
+            self._hurry = False
+
+    def _nap(self, begun: float, longest: float) -> bool:
+        """Sleep, but not beyond the interval's end or POLL_SECONDS; whether it is over."""
+        with self._changed:
+            end = begun + min(self._interval_seconds, longest)
+            if not self._over(end):
+                self._changed.wait(min(end - time.monotonic(), POLL_SECONDS))
+            return self._over(begun + min(self._interval_seconds, longest))
+
+    def _over(self, end: float) -> bool:
+        return self._stopped or self._hurry or time.monotonic() >= end

@@ -1,0 +1,92 @@
+"""hvtrace against three things that it did not compute, on real hypercalls.
+
+The same run of the `everything` mix (2 VMs with 2 vCPUs each, prime numbers of
+calls) as seen by hvtrace, by the guests' own ledger, by the kernel's tracefs
+log and by KVM's own counter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from hvtrace.hyperv import statuses
+from tests.vm.run import Run, record
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return record(tmp_path_factory.mktemp("truth"), vms=2, vcpus=2)
+
+
+def test_the_run_was_worth_it(run: Run) -> None:
+    assert run.ledger["problems"] == []
+    assert len(run.ledger["vms"]) == 2
+    assert all(len(vm["vcpus"]) == 2 for vm in run.ledger["vms"])
+    handlers = {handler for *_, handler in run.made}
+    assert handlers == {"kernel", "vmm"}
+    assert {fast for _, _, fast, _ in run.made} == {True, False}
+    assert sum(c["unfinished"] for c in run.ledger["calls"]) > 0
+    assert sum(c["orphans"] for c in run.ledger["calls"]) > 0
+    assert max(len(c["statuses"]) for c in run.ledger["calls"]) > 4  # more than a slot holds
+
+
+def test_rows_are_those_of_the_ledger(run: Run) -> None:
+    assert run.traced.keys() == run.made.keys()
+
+
+@pytest.mark.parametrize(
+    "field", ["calls", "completed", "unfinished", "reps", "xmm_input", "xmm_output"]
+)
+def test_counts_equal_the_ledger(run: Run, field: str) -> None:
+    assert {key: getattr(call, field) for key, call in run.traced.items()} == {
+        key: row[field] for key, row in run.made.items()
+    }
+
+
+def test_statuses_equal_what_the_guests_saw(run: Run) -> None:
+    assert {key: call.statuses for key, call in run.traced.items()} == {
+        key: {statuses.name_of(int(s, 16)): n for s, n in row["statuses"].items()}
+        for key, row in run.made.items()
+    }
+
+
+def test_vm_names_are_those_of_the_ledger(run: Run) -> None:
+    assert {(vm.pid, vm.name) for vm in run.snapshot.vms} == {
+        (vm["pid"], vm["name"]) for vm in run.ledger["vms"]
+    }
+    assert {vm.vmm for vm in run.snapshot.vms} == {"hvtrace-guest"}
+
+
+def test_losses_are_the_orphans_that_the_guests_caused(run: Run) -> None:
+    lost = run.snapshot.lost
+    assert lost.orphans == sum(c["orphans"] for c in run.ledger["calls"])
+    assert (lost.no_slot, lost.no_thread, lost.no_status) == (0, 0, 0)
+    assert run.snapshot.in_flight == 0
+
+
+def test_everything_equals_the_tracefs_log(run: Run) -> None:
+    logged, orphans = run.logged
+    assert orphans == run.snapshot.lost.orphans
+    assert {
+        key: (c.completed, c.unfinished, c.reps, c.statuses) for key, c in run.traced.items()
+    } == {
+        key: (
+            one.completed,
+            one.unfinished,
+            one.reps,
+            {statuses.name_of(s): n for s, n in one.statuses.items()},
+        )
+        for key, one in logged.items()
+    }
+
+
+def test_completed_calls_equal_kvms_own_counter(run: Run) -> None:
+    """The counter has every completion, also those on another thread: our orphans."""
+    counted = Counter[int]()
+    for (pid, *_), call in run.traced.items():
+        counted[pid] += call.completed
+    for row in run.ledger["calls"]:
+        counted[row["vm"]["pid"]] += row["orphans"]
+    assert counted == {vm["pid"]: vm["kvm_hypercalls"] for vm in run.ledger["vms"]}

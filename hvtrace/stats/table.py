@@ -30,7 +30,7 @@ LOSSES = {
     "orphans": "completions of calls that began before the trace",
     "no_slot": "calls for which there was no free slot",
     "no_thread": "calls of vCPU threads beyond those there is room for",
-    "no_status": "statuses of failures (the calls are counted)",
+    "no_status": "statuses of failures (these calls are counted as successes)",
 }
 """What each loss counter (a field of Lost) counts."""
 

@@ -1,0 +1,74 @@
+"""From a source to what Prometheus scrapes: one snapshot for each scrape."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+
+from hvtrace import __version__
+from hvtrace.export.labels import VmLabels
+from hvtrace.export.metrics import families
+from hvtrace.stats.snapshot import Snapshot, Source
+
+
+class SourceCollector(Collector):
+    """Serves a source, which one thread at a time may use, to scrapes in many threads."""
+
+    def __init__(
+        self,
+        source: Source,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`say` takes a line for the log when the source fails, and when it is back."""
+        self._source, self._say, self._clock = source, say, clock
+        self._lock = threading.Lock()
+        self._labels = VmLabels()
+        self._up = True
+        self._closed = False
+
+    def close(self) -> None:
+        """Let go of the source: a scrape that is under way does not touch it any more."""
+        with self._lock:
+            self._closed = True
+
+    def poll(self) -> None:
+        """Let the source look around, so that VMs are known before they are gone."""
+        with self._lock:
+            self._take()
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics; without the counters where the source has failed (hvtrace_up is 0)."""
+        started = self._clock()
+        with self._lock:
+            snapshot = self._take()
+            labels = self._labels.assign(snapshot.vms) if snapshot else []
+        if snapshot:
+            yield from families(snapshot, labels)
+        yield GaugeMetricFamily("hvtrace_up", "Whether the counters can be read.", bool(snapshot))
+        took = "Time it took to read the counters and to make metrics of them."
+        yield GaugeMetricFamily("hvtrace_scrape_duration_seconds", took, self._clock() - started)
+        build = InfoMetricFamily("hvtrace_build", "What is running here.")
+        build.add_metric((), {"version": __version__, "kernel": self._source.kernel})
+        yield build
+
+    def _take(self) -> Snapshot | None:
+        """A snapshot; None where the source failed: a scrape must say so and not fail itself."""
+        if self._closed:
+            return None
+        try:
+            snapshot = self._source.snapshot()
+        except Exception as error:
+            if self._up:
+                self._say(f"the counters cannot be read: {error}")
+            self._up = False
+            return None
+        if not self._up:
+            self._say("the counters can be read again")
+        self._up = True
+        return snapshot

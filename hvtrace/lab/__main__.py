@@ -14,7 +14,7 @@ from hvtrace.lab.progress import Progress
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--kernel", default="trixie", show_default=True, help="Suite or release.")
+@click.option("--kernel", default=kernels.DEFAULT, show_default=True, help="Suite or release.")
 @click.option("--share", type=click.Path(path_type=Path), help="Folder to write results to.")
 @click.option("--timeout", type=float, help="Seconds the command may take.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)

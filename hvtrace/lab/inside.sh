@@ -12,24 +12,27 @@ folder=$1
 follow_window_size() {
     port=$(grep -l -x hvtrace.size /sys/class/virtio-ports/*/name | cut -d / -f 5)
     while read -r rows columns; do
-        stty rows "$rows" cols "$columns" </dev/hvc0
+        stty rows "$rows" cols "$columns" <&3
     done <"/dev/$port"
 }
 
+# Held open: a console that nobody has open forgets its window's size.
+exec 3<>/dev/hvc0
 : >"$folder/started"
 if [ -e "$folder/size" ]; then
     read -r rows columns <"$folder/size"
-    stty rows "$rows" cols "$columns" iutf8 </dev/hvc0
+    stty rows "$rows" cols "$columns" iutf8 <&3
     follow_window_size &
-    setsid -c -w sh "$folder/command" <>/dev/hvc0 >&0 2>&0
+    setsid -c -w sh "$folder/command" <&3 >&3 2>&3
     status=$?
 else
-    stty raw </dev/hvc0
+    stty raw <&3
     # Through a pipe: the command must not take this for a terminal.
-    { sh "$folder/command" </dev/null 2>&1; echo $? >/run/status; } | cat >/dev/hvc0
+    { sh "$folder/command" </dev/null 2>&1; echo $? >/run/status; } | cat >&3
     status=$(cat /run/status)
 fi
 
+exec 3>&-  # waits until everything is out
 # Written beside and renamed: the host never reads half a number.
 echo "$status" >"$folder/.status"
 mv "$folder/.status" "$folder/status"

@@ -25,6 +25,7 @@ from hvtrace.lab.progress import Progress
 from hvtrace.lab.tools import tool
 
 SUITES = ("bookworm", "trixie", "sid")
+DEFAULT = "trixie"
 # A suite's kernel moves every few weeks; between two looks the cached one serves.
 _LOOK_AGAIN_SECONDS = 7 * 86400
 # The parts of a kernel in linux-image-amd64's dependencies. Since 7.0 a kernel is

@@ -6,11 +6,11 @@ import ctypes
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from hvtrace.errors import HvtraceError
 from hvtrace.guest import abi
 from hvtrace.guest.code import PANIC_PORT, STOP_PORT
+from hvtrace.guest.kvm import Vcpu
 from hvtrace.guest.machine import Machine
 from hvtrace.guest.memory import DESCRIPTOR_BYTES
 from hvtrace.guest.mix import Call
@@ -35,6 +35,30 @@ class Pending(Exception):
     """The call in flight is never to be answered."""
 
 
+class Other:
+    """A second thread for a vCPU, which completes its calls where the mix wants that."""
+
+    def __init__(self, number: int, vcpu: Vcpu) -> None:
+        self._asked = threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
+        self._thread = threading.Thread(
+            name=f"other{number}", target=self._run, args=(vcpu,), daemon=True
+        )
+
+    def complete(self) -> None:
+        """Have the call in flight completed by the other thread, and wait for that."""
+        if self._thread.ident is None:
+            self._thread.start()
+        self._asked.release()
+        self._done.acquire()
+
+    def _run(self, vcpu: Vcpu) -> None:
+        set_name(self._thread.name)
+        while self._asked.acquire():
+            vcpu.complete()
+            self._done.release()
+
+
 class VcpuThread(threading.Thread):
     """One vCPU from its first instruction to the end of its calls."""
 
@@ -57,7 +81,7 @@ class VcpuThread(threading.Thread):
         self.vcpu = machine.vcpus[number]
         self.control = machine.memory.control(number)
         self.descriptors = [machine.memory.descriptor(number, i) for i in range(len(self.calls))]
-        self._other = ThreadPoolExecutor(1, initializer=set_name, initargs=(f"other{number}",))
+        self._other = Other(number, self.vcpu)
 
     def run(self) -> None:
         """Set up, wait for go, make all calls, and stay until the end of the VM."""
@@ -125,7 +149,7 @@ class VcpuThread(threading.Thread):
         if call.path == "immediate-exit":
             self.vcpu.complete()
         elif call.path == "other-thread":
-            self._other.submit(self.vcpu.complete).result()
+            self._other.complete()
             descriptor.moved += 1
         elif call.path == "killed":
             raise Pending

@@ -1,6 +1,20 @@
-"""`python -m hvtrace`: the command line, where the script is not on the path."""
+"""Entry point, of the script and of `python -m hvtrace`.
 
-from hvtrace.cli import main
+Imports nothing of weight before Ctrl-C is dealt with: until the command line
+itself takes over, it ends the process as it would any C program.
+"""
+
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def main() -> None:
+    """Run the command line."""
+    from hvtrace.cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

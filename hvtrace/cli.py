@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from importlib import import_module
 
@@ -17,9 +19,11 @@ class LazyGroup(click.Group):
     """Imports a command's module only when it is needed: start-up stays short."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all sub-commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The sub-command of this name."""
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"hvtrace.commands.{cmd_name}")
@@ -34,14 +38,21 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: one line and status 1 for a failure, never a traceback."""
+    """One line and status 1 for a failure, never a traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        status = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except HvtraceError as error:
         click.echo(f"hvtrace: {error}", err=True)
-        sys.exit(1)
+        status = 1
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        status = 130
+    except BrokenPipeError:
+        # Whoever reads our output has enough of it ("| head"): nothing went wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

@@ -6,9 +6,13 @@ import html
 import re
 
 FONTS = "Menlo, Consolas, 'DejaVu Sans Mono', monospace"
-SPACE = "\N{NO-BREAK SPACE}"
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+
 _FONT_FACE = re.compile(r"\s*@font-face\s*{[^}]*}")
-_TEXT = re.compile(r' x="([\d.]+)" y="([\d.]+)" textLength="([\d.]+)"([^>]*)>([^<]*)</text>')
+_RUN = re.compile(
+    r'<text (?P<before>[^>]*)x="(?P<x>[\d.]+)" (?P<y>y="[\d.]+") '
+    r'textLength="(?P<length>[\d.]+)" (?P<after>[^>]*)>(?P<text>[^<]*)</text>'
+)
 
 
 def standalone(svg: str) -> str:
@@ -18,16 +22,16 @@ def standalone(svg: str) -> str:
     says its length, so any monospaced font keeps the columns. Without spaces
     at the ends of runs: some viewers (librsvg) drop them, and columns with them.
     """
-    svg = _FONT_FACE.sub("", svg).replace("Fira Code, monospace", FONTS)
-    return _TEXT.sub(_trimmed, svg)
+    return _RUN.sub(_trimmed, _FONT_FACE.sub("", svg).replace("Fira Code, monospace", FONTS))
 
 
-def _trimmed(match: re.Match[str]) -> str:
-    x, y, length, more, text = match.groups()
-    text = html.unescape(text)
-    each = float(length) / max(1, len(text))
-    left = float(x) + each * (len(text) - len(text.lstrip(SPACE)))
-    text = text.strip(SPACE)
-    width = each * len(text)
-    text = html.escape(text).replace(SPACE, "&#160;")
-    return f' x="{left:.5g}" y="{y}" textLength="{width:.5g}"{more}>{text}</text>'
+def _trimmed(run: re.Match[str]) -> str:
+    text = html.unescape(run["text"])
+    each = float(run["length"]) / max(1, len(text))
+    x = float(run["x"]) + each * (len(text) - len(text.lstrip(NO_BREAK_SPACE)))
+    text = text.strip(NO_BREAK_SPACE + "\n")
+    if not text:
+        return ""
+    shown = html.escape(text).replace(NO_BREAK_SPACE, "&#160;")
+    place = f'x="{x:.5g}" {run["y"]} textLength="{each * len(text):.5g}"'
+    return f"<text {run['before']}{place} {run['after']}>{shown}</text>"

@@ -17,8 +17,16 @@ from hvtrace.lab.progress import Progress
 @click.option("--kernel", default=kernels.DEFAULT, show_default=True, help="Suite or release.")
 @click.option("--share", type=click.Path(path_type=Path), help="Folder to write results to.")
 @click.option("--timeout", type=float, help="Seconds the command may take.")
+@click.option("--icount", is_flag=True, help="One CPU; its clock counts instructions.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
-def main(kernel: str, share: Path | None, timeout: float | None, command: tuple[str, ...]) -> None:
+def main(
+    *,
+    kernel: str,
+    share: Path | None,
+    timeout: float | None,
+    icount: bool,
+    command: tuple[str, ...],
+) -> None:
     """Run COMMAND as root in a VM, with this machine's files and a Debian kernel."""
     progress = Progress()
     try:
@@ -27,7 +35,7 @@ def main(kernel: str, share: Path | None, timeout: float | None, command: tuple[
         with tempfile.TemporaryDirectory(prefix="hvtrace-lab-") as scratch:
             share = share or Path(scratch)
             share.mkdir(parents=True, exist_ok=True)
-            machine = vm.Vm(found, share, front.here(), progress)
+            machine = vm.Vm(found, share, front.here(), progress, icount)
             sys.exit(machine.run(command, timeout_seconds=timeout))
     except HvtraceError as error:
         click.echo(f"hvtrace: {error}", err=True)

@@ -6,11 +6,15 @@
 # cache=loose is right for it (the lower files do not change while the VM lives)
 # and saves most of the trips to the host that Python's imports would make.
 #
-# /config sets: share (folder shared read-write), folder (ours, below it), modules
-# (folder of this kernel's modules).
 export PATH=/bin
 /bin/busybox --install -s /bin
+
+share=   # the folder shared with the host, read-write
+folder=  # our own, below it
+modules= # of this kernel
+# shellcheck source=/dev/null
 . /config
+
 for module in /modules/*.ko; do insmod "$module"; done
 
 nine=trans=virtio,version=9p2000.L,msize=512000
@@ -19,7 +23,7 @@ mount -t tmpfs -o size=75% rw /rw
 mkdir /rw/upper /rw/work
 mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /newroot
 
-cd /newroot
+cd /newroot || exit
 mount -t proc proc proc
 mount -t sysfs sys sys
 mount -t devtmpfs dev dev

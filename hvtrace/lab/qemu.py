@@ -8,13 +8,17 @@ from pathlib import Path
 from hvtrace.lab.kernels import Kernel
 from hvtrace.lab.tools import tool
 
-# TCG emulates SVM with nested paging well enough for kvm_amd. One thread for both
+# TCG emulates SVM with nested paging well enough for kvm_amd. One thread for all
 # CPUs: with two, QEMU 7.2 now and then runs kernel 7.2 into a half-patched
 # instruction (int3 in __schedule) and it panics.
 _MACHINE = (
     *("-nodefaults", "-no-user-config", "-machine", "q35", "-display", "none"),
-    *("-accel", "tcg,thread=single", "-cpu", "max,+svm", "-smp", "2", "-m", "2G"),
+    *("-accel", "tcg,thread=single", "-cpu", "max,+svm", "-m", "2G"),
 )
+_TWO_CPUS = ("-smp", "2")
+# The guest's clock is a count of its instructions, 1 ns each, and stands still for
+# nothing: latencies in there are instruction counts. It takes one CPU.
+_ICOUNT = ("-smp", "1", "-icount", "shift=0,sleep=off")
 # A panic must end QEMU: panic=-1 reboots at once, -no-reboot makes that an exit.
 _KERNEL = "console=ttyS0 loglevel=4 panic=-1"
 
@@ -38,11 +42,17 @@ class Wiring:
     size: int
 
 
-def command(kernel: Kernel, wiring: Wiring) -> list[str]:
-    """The command to run. The VM ends with the process that starts it, however that ends."""
+def command(kernel: Kernel, wiring: Wiring, *, icount: bool) -> list[str]:
+    """The command to run. The VM ends with the process that starts it, however that ends.
+
+    Args:
+        kernel: what to boot.
+        wiring: what joins it with the host.
+        icount: one CPU whose clock counts instructions.
+    """
     return [
         *(tool("setpriv"), "--pdeathsig", "KILL", tool("qemu-system-x86_64")),
-        *(*_MACHINE, "-no-reboot"),
+        *(*_MACHINE, *(_ICOUNT if icount else _TWO_CPUS), "-no-reboot"),
         *("-kernel", str(kernel.image), "-initrd", str(wiring.initrd), "-append", _KERNEL),
         *("-chardev", f"file,id=console,path={_option(wiring.console)}"),
         *("-serial", "chardev:console"),

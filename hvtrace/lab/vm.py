@@ -48,12 +48,15 @@ class Vm:
             ``.lab`` is ours, with the kernel's console of the last boot in it.
         front: takes what the command prints.
         progress: hears of a boot that has to be repeated.
+        icount: one CPU whose clock counts instructions (1 ns each), instead of two
+            whose clock is the host's.
     """
 
     kernel: Kernel
     share: Path
     front: Front
     progress: Progress
+    icount: bool = False
 
     def run(self, command: Sequence[str], timeout_seconds: float | None = None) -> int:
         """Boot, run one command in this process's working directory, power off.
@@ -100,7 +103,8 @@ class Vm:
                 terminal=guest_terminal.fileno(),
                 size=guest_size.fileno(),
             )
-            with _started(qemu.command(self.kernel, wiring), wiring, self._folder / "qemu.log"):
+            command_line = qemu.command(self.kernel, wiring, icount=self.icount)
+            with _started(command_line, wiring, self._folder / "qemu.log"):
                 # Only QEMU holds the other ends now: when it ends, reading ours ends too.
                 guest_terminal.close()
                 guest_size.close()

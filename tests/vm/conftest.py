@@ -1,0 +1,22 @@
+"""These tests stand on real hypercalls: on a host that has none they fail at once."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hvtrace.kernel import features
+
+
+def pytest_configure() -> None:
+    """Refuse a host on which nothing in here could be seen.
+
+    Raises:
+        pytest.UsageError: one line that says what to run instead.
+    """
+    if os.geteuid() != 0 or not features.KVM_DEVICE.exists() or not features.hyperv_in_kvm():
+        raise pytest.UsageError(
+            "these tests need root and a KVM with Hyper-V (CONFIG_KVM_HYPERV),"
+            " and this host lacks one: make test-vm runs them in VMs"
+        )

@@ -183,7 +183,7 @@ class PrivateApt:
         network = [
             line
             for line in dump.splitlines()
-            if re.match(r"Acquire::(http|https|ftp|socks|Retries|ForceIPv|Queue)", line)
+            if re.match(r"Acquire::(http|https|ftp|socks|Check-|Retries|ForceIPv|Queue)", line)
         ]
         here = str(self._folder)
         own = {

@@ -1,9 +1,10 @@
 """What KVM does with each call code: who answers, and with which status.
 
 Read in `kvm_hv_hypercall()`, `hv_check_hypercall_access()` and the handlers
-they lead to (arch/x86/kvm/hyperv.c) of Linux 6.1, 6.12 and 7.2. KVM decides
-in this order: CPUID enforcement, must-be-zero bits, XMM input allowed, then
-the call code.
+they lead to (arch/x86/kvm/hyperv.c) of Linux 6.1, 6.12 and 7.2, and seen in
+real calls on these, but for what needs an inactive SynIC or no local APIC in
+the kernel. KVM decides in this order: CPUID enforcement, must-be-zero bits,
+XMM input allowed, then the call code.
 """
 
 from __future__ import annotations
@@ -155,7 +156,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule((*_FLUSH, *_IPI), 3, "the parameters cannot be read (memory call)"),
     Rule(_IPI, 3, "the local APIC is not in the kernel"),
-    Rule(_IPI, 3, "the vector is not within 0x10 to 0xff"),
+    Rule((0x000B,), 3, "the vector is not within 0x10 to 0xff"),
+    Rule((0x0015,), 3, "the vector is not within 0x10 to 0xff, and the VP set is not empty"),
     Rule((0x000B,), 3, "the upper half of RDX, which is reserved, is not 0 (fast)"),
     Rule((0x005C,), 3, "SynIC is not active on the vCPU"),
     Rule((0x005D,), 3, "a reserved bit of the connection id is set"),

@@ -94,6 +94,8 @@ class TopApp(App[None]):
         self.animation_level = "none"
         self.state = lines.State(interval_seconds=interval_seconds)
         self._said: list[str] = []
+        self._summary, self._table = Static(id="summary"), CallTable()
+        self._filter, self._status = FilterField(), Static(id="status")
         self._model = Model()
         self._sampler = Sampler(
             open_source,
@@ -106,25 +108,18 @@ class TopApp(App[None]):
 
     def compose(self) -> ComposeResult:
         """Summary, table, filter, status, keys: from top to bottom."""
-        yield Static(id="summary")
-        yield CallTable()
-        yield FilterField()
-        yield Static(id="status")
+        yield from (self._summary, self._table, self._filter, self._status)
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         """Start sampling; end on signals as on a key."""
         self._draw()
-        self.query_one(CallTable).focus()
+        self._table.focus()
         if not self.is_headless:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self.exit)
         self._sampler.start()
-
-    def on_resize(self) -> None:
-        """Another width has room for other columns."""
-        self.call_after_refresh(self._draw)
 
     async def on_unmount(self) -> None:
         """Detach before the terminal is given back."""
@@ -166,6 +161,11 @@ class TopApp(App[None]):
 
     # What the user does.
 
+    @on(CallTable.Arranged)
+    def arranged(self) -> None:
+        """The column sorted by is on the screen now, or is not any more."""
+        self._draw()
+
     @on(CallTable.SortWanted)
     def sort(self, message: CallTable.SortWanted) -> None:
         """Sort by a column, or turn it round."""
@@ -174,7 +174,7 @@ class TopApp(App[None]):
     def action_beside(self, step: int) -> None:
         """Sort by the column `step` places to the right of the one in use."""
         view = self.state.view
-        self._look(view.sorted_by(self.query_one(CallTable).columns.beside(view.column, step)))
+        self._look(view.sorted_by(self._table.columns.beside(view.column, step)))
 
     def action_turn(self) -> None:
         """The other direction."""
@@ -183,7 +183,6 @@ class TopApp(App[None]):
     def action_scope(self) -> None:
         """Of the last interval, or since the start."""
         self._look(self.state.view.other_scope())
-        self.notify(lines.scope_note(self.state.view), timeout=2)
 
     def action_pause(self) -> None:
         """Freeze the picture, or go on with the present."""
@@ -207,11 +206,11 @@ class TopApp(App[None]):
 
     def action_filter(self) -> None:
         """Type a filter."""
-        self.query_one(FilterField).open()
+        self._filter.open()
 
     def action_drop_filter(self) -> None:
         """All rows again."""
-        self.query_one(FilterField).action_drop()
+        self._filter.action_drop()
 
     @on(FilterField.Changed)
     def filter_changed(self, message: FilterField.Changed) -> None:
@@ -221,7 +220,7 @@ class TopApp(App[None]):
     @on(FilterField.Submitted)
     def filter_done(self) -> None:
         """Back to the table."""
-        self.query_one(CallTable).focus()
+        self._table.focus()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While a filter is typed, keys are letters."""
@@ -247,14 +246,15 @@ class TopApp(App[None]):
         self._draw()
 
     def _draw(self) -> None:
+        if not self._table.is_attached:
+            return  # a frame that comes while the app ends
         state = self.state
         rows = state.view.rows(state.frame) if state.frame else []
-        table = self.query_one(CallTable)
-        table.show(rows, state.view, name_widths(state.frame), self._note())
-        hidden = state.view.column not in dict(table.columns.columns)
+        self._table.show(rows, state.view, name_widths(state.frame), self._note())
+        hidden = state.view.column not in dict(self._table.columns.columns)
         self.state = replace(state, shown=len(rows), sort_hidden=hidden)
-        self.query_one("#summary", Static).update(lines.summary(self.state))
-        self.query_one("#status", Static).update(lines.status(self.state))
+        self._summary.update(lines.summary(self.state))
+        self._status.update(lines.status(self.state))
 
     def _note(self) -> str:
         """What to say where there is no row."""

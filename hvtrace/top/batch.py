@@ -28,7 +28,7 @@ def run(
     """Write a table, or a line of JSON, for each interval, and flush it.
 
     Ends after that many `intervals` (None: never), when `nap` (which sleeps so
-    many seconds) says True, or when nobody reads `out` any more.
+    many seconds) says True, or when nobody reads `out` any more ("| head").
     """
     before = rollup(source.snapshot())
     due = time.monotonic()
@@ -70,7 +70,7 @@ def _seconds(before: Snapshot, after: Snapshot) -> float:
 
 
 def _forget(out: TextIO) -> None:
-    """What is left in the buffer has nowhere to go: not even a message, at the end of Python."""
+    """What is left in the buffer has nowhere to go; Python would complain of that at its end."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, out.fileno())
     os.close(null)

@@ -61,6 +61,9 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
             super().__init__()
             self.column = column
 
+    class Arranged(Message):
+        """Another width has made room for other columns."""
+
     def __init__(self) -> None:
         super().__init__()
         self._rows: Sequence[Shown] = ()
@@ -91,6 +94,7 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
     def on_resize(self, event: events.Resize) -> None:
         """Another width has room for other columns."""
         self._arrange()
+        self.post_message(self.Arranged())
 
     def _arrange(self) -> None:
         self._layout_of_columns = fit(self.scrollable_content_region.width, *self._name_widths)

@@ -26,6 +26,7 @@ class Shown:
     """A row as a view shows it: counts are of `total`, all the rest of `line`, over `span`."""
 
     vm: Vm
+    label: str  # of the VM
     total: Line
     line: Line | None  # None: not called in the span
     span: Span
@@ -105,9 +106,9 @@ def _rate(shown: Shown) -> float:
     return shown.line.total.calls / shown.span.seconds if shown.line and shown.span.seconds else 0.0
 
 
-def vm_text(vm: Vm) -> str:
-    """Name of a VM as shown."""
-    return f"{ENDED if vm.ended else ''}{text.printable(vm.name)}"
+def vm_text(vm: Vm, label: str) -> str:
+    """A VM as shown, where there is room for all of it."""
+    return f"{ENDED if vm.ended else ''}{label}"
 
 
 def call_text(name: str) -> str:
@@ -134,8 +135,8 @@ VM = Column(
     "vm",
     6,
     f"virtual machine; {ENDED} marks one that has ended",
-    lambda shown: shown.vm.name.lower(),
-    lambda shown: vm_text(shown.vm),
+    lambda shown: shown.label.lower(),
+    lambda shown: vm_text(shown.vm, shown.label),
     left=True,
 )
 CALL = Column(

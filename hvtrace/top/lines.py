@@ -9,7 +9,7 @@ from rich.text import Text
 
 from hvtrace.stats import text
 from hvtrace.stats.snapshot import Lost
-from hvtrace.top.model import Frame, Scope
+from hvtrace.top.model import Frame
 from hvtrace.top.view import View
 
 ALARM = "bold #ffffff on #c00000"
@@ -48,23 +48,20 @@ def summary(state: State) -> Text:
 
 
 def status(state: State) -> Text:
-    """Last line: is it attached, is anything lost, is it paused, what is left out."""
-    line = Text(" ", no_wrap=True, overflow="ellipsis")
+    """Last line: what is held still or left out, is it attached, is anything lost."""
+    line = Text("", no_wrap=True, overflow="ellipsis")
+    frame, view = state.frame, state.view
     if state.paused:
         line.append(" PAUSED ", "bold reverse")
-        line.append(GAP)
-    line.append(_attached(state))
-    line.append(f"{GAP}every {state.interval_seconds:g}s")
-    frame = state.frame
+    if view.filter.strip():
+        line.append(f" /{view.filter.strip()}", "bold")
+        line.append(f" {state.shown} of {len(frame.rows) if frame else 0} ")
+    if state.sort_hidden:
+        line.append(f" sorted by {view.column.key} ")
+    line.append(f" {_attached(state)}{GAP}every {state.interval_seconds:g}s")
     if frame is not None:
         line.append(f"{GAP}in flight {frame.in_flight}{GAP}")
         line.append(*_lost(frame.lost))
-    if state.view.filter:
-        rows = len(frame.rows) if frame else 0
-        line.append(f"{GAP}/{state.view.filter.strip()}", "bold")
-        line.append(f" {state.shown} of {rows}")
-    if state.sort_hidden:
-        line.append(f"{GAP}sorted by {state.view.column.key}")
     if state.kernel:
         line.append(GAP + state.kernel)
     return line
@@ -81,10 +78,3 @@ def _lost(lost: Lost) -> tuple[str, str]:
     if not any(count for _, count in found):
         return "lost 0", ""
     return " LOST " + ", ".join(f"{name} {count:,}" for name, count in found if count) + " ", ALARM
-
-
-def scope_note(view: View) -> str:
-    """What pressing the key for the other scope has done."""
-    if view.scope is Scope.TOTAL:
-        return "rates, shares and times since the start"
-    return "rates, shares and times of the last interval"

@@ -5,12 +5,14 @@ A frame is immutable: a view that pauses just keeps the one it has.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from hvtrace.stats.snapshot import Lost, Snapshot, Vm, delta, empty
 from hvtrace.stats.table import Line, lines
+from hvtrace.stats.text import printable
 
 KEEP_ENDED_SECONDS = 15.0
 """How long a VM that has ended is still shown, in one frame at least."""
@@ -38,6 +40,7 @@ class Span:
 class Row:
     """One call of one VM, all its variants together."""
 
+    label: str  # of the VM: its name, with the pid where others have the same
     total: Line  # since the start, or the last reset
     last: Line | None  # in the last interval; None: not called in it
 
@@ -108,9 +111,12 @@ def _frame(base: Snapshot, before: Snapshot | None, now: Snapshot, gone: set[Ide
     total = _lines(since, gone)
     last = [] if before is None else _lines(delta(before, now), gone)
     found = {_key(line): line for line in last}
+    labels = _labels({line.total.vm for line in total})
     return Frame(
         time=now.time,
-        rows=tuple(Row(line, found.get(_key(line))) for line in total),
+        rows=tuple(
+            Row(labels[line.total.vm.identity], line, found.get(_key(line))) for line in total
+        ),
         total=_span(base, now, total),
         last=None if before is None else _span(before, now, last),
         lost=since.lost,
@@ -120,6 +126,14 @@ def _frame(base: Snapshot, before: Snapshot | None, now: Snapshot, gone: set[Ide
 
 def _lines(counted: Snapshot, gone: set[Identity]) -> list[Line]:
     return [line for line in lines(counted) if line.total.vm.identity not in gone]
+
+
+def _labels(vms: set[Vm]) -> dict[Identity, str]:
+    uses = Counter(vm.name for vm in vms)
+    return {
+        vm.identity: printable(vm.name if uses[vm.name] == 1 else f"{vm.name}/{vm.pid}")
+        for vm in vms
+    }
 
 
 def _key(line: Line) -> tuple[Identity, int]:

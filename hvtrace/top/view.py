@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 
+from hvtrace.stats.table import Line
 from hvtrace.top.columns import CALL, RATE, VM, Column, Shown, Value, call_text, vm_text
 from hvtrace.top.model import Frame, Row, Scope
 
@@ -39,21 +40,24 @@ class View:
         span = frame.span(self.scope)
         terms = self.filter.lower().split()
         shown = [
-            Shown(row.vm, row.total, row.total if self.scope is Scope.TOTAL else row.last, span)
+            Shown(row.vm, row.label, row.total, self._line(row), span)
             for row in frame.rows
             if all(_matches(row, term) for term in terms)
         ]
-        shown.sort(key=lambda row: (row.vm.name, row.vm.pid, row.total.total.name))
+        shown.sort(key=lambda row: (row.label, row.vm.pid, row.total.total.name))
         keyed: list[tuple[Value, Shown]] = [(self.column.value(row), row) for row in shown]
         there = [pair for pair in keyed if pair[0] is not None]
         there.sort(key=lambda pair: pair[0], reverse=self.descending)  # type: ignore[arg-type,return-value]
         return [row for _, row in there] + [row for value, row in keyed if value is None]
 
+    def _line(self, row: Row) -> Line | None:
+        return row.total if self.scope is Scope.TOTAL else row.last
+
 
 def name_widths(frame: Frame | None) -> tuple[int, int]:
     """Width of the longest VM and call name in `frame`, on the screen."""
     rows = frame.rows if frame else ()
-    vms = {row.vm.identity: vm_text(row.vm) for row in rows}
+    vms = {row.vm.identity: vm_text(row.vm, row.label) for row in rows}
     calls = {row.total.total.code: call_text(row.total.total.name) for row in rows}
     return (
         max((cell_len(name) for name in vms.values()), default=VM.width),
@@ -64,5 +68,13 @@ def name_widths(frame: Frame | None) -> tuple[int, int]:
 def _matches(row: Row, term: str) -> bool:
     """Whether a lower-case `term` is in the VM's name, the call's name or number, or a status."""
     call = row.total.total
-    texts = (row.vm.name, call.name, f"0x{call.code:04x}", f"0x{call.code:x}", *call.statuses)
-    return any(term in text.lower() for text in texts)
+    texts = (row.label, call.name, f"0x{call.code:04x}", f"0x{call.code:x}", *call.statuses)
+    return any(term in text.lower() for text in texts) or _number(term) == call.code
+
+
+def _number(term: str) -> int | None:
+    """A hex number however many zeros it has; None for anything else."""
+    try:
+        return int(term, 16) if term.startswith("0x") else None
+    except ValueError:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -136,16 +137,22 @@ def test_each_interval_is_flushed():
 
 
 ENDLESS = """
-import sys
+import atexit, sys
 sys.path.insert(0, {unit!r})
 from samples import FakeSource, row, snapshot
-from hvtrace.top import batch
+from hvtrace import cli
+from hvtrace.kernel import live
+
+def check():
+    assert fake.closed
+    assert not {{"textual", "rich"}} & set(sys.modules), "a view that needs no terminal"
+    print("ended", file=sys.stderr)
+
 fake = FakeSource(snapshot([row(code=2, latencies_ns=[700])]))
-batch.run(fake, sys.stdout, interval_seconds=0.01, intervals=None, as_json=True,
-          nap=lambda seconds: bool(__import__("time").sleep(seconds)))
-fake.close()
-assert "textual" not in sys.modules and "rich" not in sys.modules, "a view that needs no terminal"
-print("ended", file=sys.stderr)
+live.open_source = lambda **more: fake
+atexit.register(check)
+sys.argv = ["hvtrace", "top", "--batch", "--json", "-i", "0.1"]
+cli.main()
 """
 
 
@@ -160,6 +167,20 @@ def test_a_closed_pipe_ends_it_cleanly_and_without_textual():
         assert child.stderr is not None
         assert child.stderr.read() == "ended\n"
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(number):
+    code = ENDLESS.format(unit=str(UNIT))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["schema"] == 1
+        child.send_signal(number)
+        rest, errors = child.communicate(timeout=20)
+    assert all(json.loads(line)["schema"] == 1 for line in rest.splitlines())
+    assert (errors, child.returncode) == ("ended\n", 0)
 
 
 def test_colour_and_width_only_on_a_terminal(monkeypatch):

@@ -80,6 +80,13 @@ def test_same_call_of_two_vms_is_two_rows_also_under_one_name():
     frame = model.feed(at(1, row(a, FLUSH, latencies_ns=[700]), row(b, FLUSH, latencies_ns=[900])))
     assert {row.vm.pid: row.total.total.calls for row in frame.rows} == {1009: 1, 1013: 1}
     assert frame.vms == 2
+    assert {row.label for row in frame.rows} == {"win11/1009", "win11/1013"}
+
+
+def test_labels_are_names_where_these_are_enough():
+    model = Model()
+    frame = model.feed(at(0, row("a\n", latencies_ns=[7]), row("b", latencies_ns=[7])))
+    assert {row.label for row in frame.rows} == {"a?", "b"}
 
 
 def test_reset_counts_from_the_next_snapshot_on():

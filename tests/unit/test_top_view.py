@@ -116,6 +116,9 @@ def test_scope():
         ("0x5", {0x5C, 0x5D, 0x50}),
         ("0x005c", {0x5C}),
         ("0x13", {0x13}),
+        ("0x013", {0x13}),
+        ("0x", {0x13, 0x5C, 0x5D, 0x15, 0x8, 0x3, 0x50, 0xFFF0, 0x7B, 0x46}),
+        ("0xzz", set()),
         ("invalid_", {0x5C, 0x50, 0xFFF0}),
         ("INVALID_CONNECTION_ID", {0x5C}),
         ("0x7777", {0xFFF0}),
@@ -137,6 +140,10 @@ def test_filter_by_vm():
     )
     assert codes(View(filter="DESK"), frame) == [0x2]
     assert codes(View(filter="server flush"), frame) == [0x3]
+
+
+def test_filter_by_pid_where_names_are_equal():
+    assert set(codes(View(filter="win11/1013"))) == {0x3, 0x50, 0xFFF0, 0x7B, 0x46}
 
 
 @given(st.text(max_size=12), st.sampled_from(COLUMNS), st.booleans())

@@ -1,0 +1,537 @@
+"""The live view, key by key, over a source that gives a snapshot when told to."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import takewhile
+
+import pytest
+from goldens import FOLDER, sample
+from samples import START, row, snapshot, vm
+from screens import text_of
+
+from hvtrace.errors import HvtraceError
+from hvtrace.stats.snapshot import Lost
+from hvtrace.top.app import TopApp
+from hvtrace.top.calltable import CallTable
+from hvtrace.top.columns import COLUMNS
+from hvtrace.top.filterfield import FilterField
+from hvtrace.top.help import KEYS, Help
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+class Told:
+    """A source whose snapshots, or errors, are pushed by the test."""
+
+    kernel = "6.12.107+deb13-amd64"
+    probes = 4
+
+    def __init__(self) -> None:
+        self.queue = queue.Queue()
+        self.taken = 0
+        self.over = False
+        self.closed = False
+
+    def snapshot(self):
+        while not self.over:
+            try:
+                given = self.queue.get(timeout=0.02)
+            except queue.Empty:
+                continue
+            if isinstance(given, Exception):
+                raise given
+            self.taken += 1
+            return given
+        return snapshot(time=START)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class View:
+    """The app under test, its source, and its keys."""
+
+    def __init__(self, app: TopApp, source: Told, pilot) -> None:
+        self.app, self.source, self.pilot = app, source, pilot
+
+    async def until(self, condition) -> None:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            await self.pilot.pause(0.01)
+            if condition():
+                return
+        raise AssertionError(self.text)
+
+    async def push(self, *snapshots) -> None:
+        """Give snapshots, and wait until the last of them is there."""
+        for one in snapshots:
+            taken = self.source.taken
+            self.source.queue.put(one)
+            await self.until(lambda taken=taken: self.source.taken > taken)
+        await self.pilot.pause(0.1)
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    @property
+    def text(self) -> str:
+        return text_of(self.app.export_screenshot())
+
+    @property
+    def lines(self) -> list[str]:
+        return self.text.splitlines()
+
+    @property
+    def headings(self) -> str:
+        return self.lines[1]
+
+    @property
+    def rows(self) -> list[str]:
+        """Lines of calls."""
+        return list(takewhile(lambda line: line and line[0] != " ", self.lines[2:]))
+
+    @property
+    def names(self) -> list[str]:
+        """What was called, by row."""
+        return [line.split()[1] for line in self.rows]
+
+    @property
+    def status(self) -> str:
+        return next((line for line in self.lines if "every " in line), "")
+
+
+@asynccontextmanager
+async def top(size=(80, 24), open_source=None):
+    source = Told()
+    app = TopApp(open_source or (lambda say: source), 0.01)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        view = View(app, source, pilot)
+        try:
+            yield view
+        finally:
+            source.over = True
+    assert source.closed or open_source
+
+
+@asynccontextmanager
+async def sampled(size=(80, 24)):
+    """With one interval of the sample on the screen."""
+    async with top(size) as view:
+        await view.push(snapshot(time=START - 1), sample(time=START))
+        yield view
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids="{0[0]}x{0[1]}".format)
+async def test_picture(size):
+    """The whole screen, as committed; HVTRACE_GOLDEN=write makes it anew."""
+    path = FOLDER / f"top-{size[0]}x{size[1]}.svg"
+    async with sampled(size) as view:
+        await view.press("plus")  # to an interval that is the same everywhere
+        svg = view.app.export_screenshot()
+    if os.environ.get("HVTRACE_GOLDEN") == "write":
+        path.write_text(svg, encoding="utf-8")
+    # The text, not the file: Textual's colours and Rich's identifiers are not ours.
+    assert text_of(svg) == text_of(path.read_text(encoding="utf-8"))
+
+
+async def test_no_line_is_wider_than_the_screen():
+    for size in ((80, 24), (100, 30), (200, 60), (40, 12)):
+        async with sampled(size) as view:
+            assert max(map(len, view.lines)) <= size[0]
+            assert len(view.lines) <= size[1]
+            assert len(view.rows) == min(10, size[1] - 4)
+
+
+async def test_attaching_is_said_at_once_and_progress_is_shown():
+    hold = queue.Queue()
+    source = Told()
+
+    def open_source(say):
+        say("waiting for KVM to be loaded")
+        hold.get(timeout=20)
+        return source
+
+    async with top(open_source=open_source) as view:
+        await view.until(lambda: "waiting for KVM to be loaded" in view.text)
+        assert "Attaching to the kernel" in view.text
+        assert " attaching " in view.status
+        hold.put(1)
+        await view.until(lambda: " 4 probes attached " in view.status)
+        source.queue.put(snapshot(time=START))
+        await view.until(lambda: "No hypercall yet" in view.text)
+        assert "waiting for KVM to be loaded" in view.text
+        source.over = True
+    assert source.closed
+
+
+async def test_first_calls_are_shown_before_an_interval_is_over():
+    async with top() as view:
+        await view.push(snapshot([row(code=2, latencies_ns=[700] * 7)], time=START))
+        assert view.names == ["Flush…AddressSpace"]
+        assert view.rows[0].split()[2:4] == ["-", "7"]
+
+
+async def test_rates_are_of_the_interval_and_counts_since_the_start():
+    async with top() as view:
+        await view.push(
+            snapshot([row(code=2, latencies_ns=[700] * 7)], time=START),
+            snapshot([row(code=2, latencies_ns=[700] * 17)], time=START + 2),
+        )
+        assert view.rows[0].split()[2:4] == ["5.00", "17"]
+        await view.press("t")
+        assert view.rows[0].split()[2:4] == ["8.50", "17"]
+        assert "total 2.00s" in view.lines[0]
+        await view.press("t")
+        assert view.rows[0].split()[2:4] == ["5.00", "17"]
+        assert "last 2.00s" in view.lines[0]
+
+
+async def test_sort_by_every_column_and_both_ways():
+    async with sampled((200, 50)) as view:
+        start = view.headings
+        assert "▼/s" in start
+        seen = set()
+        for _ in COLUMNS:
+            await view.press("right")
+            down = view.names
+            column = view.app.state.view.column
+            seen.add(column.key)
+            arrow = "▲" if column.upwards else "▼"
+            text = f"{column.key}{arrow}" if column.left else f"{arrow}{column.key}"
+            assert text in view.headings
+            await view.press("s")
+            assert text not in view.headings
+            assert sorted(view.names) == sorted(down)
+            await view.press("s")
+            assert view.names == down
+        assert seen == {column.key for column in COLUMNS}
+        assert view.headings == start
+        await view.press("left")
+        assert view.app.state.view.column.key == "call"
+        await view.press("greater_than_sign", "greater_than_sign", "less_than_sign")
+        assert view.app.state.view.column.key == "/s"
+
+
+async def test_click_on_a_heading():
+    async with sampled((120, 40)) as view:
+        table = view.app.query_one(CallTable)
+        for heading, column in (("calls", "calls"), ("max", "max"), ("vm", "vm"), ("xmm-out",) * 2):
+            at = re.search(rf"(?<!\S){heading}\b", view.headings)
+            assert at is not None
+            await view.pilot.click(table, offset=(at.start() + 1, 0))
+            assert view.app.state.view.column.key == column
+            direction = view.app.state.view.descending
+            await view.pilot.click(table, offset=(at.start() + 1, 0))
+            assert view.app.state.view.descending is not direction
+        kept = view.app.state.view
+        await view.pilot.click(table, offset=(9, 3))  # a row is no heading
+        assert view.app.state.view == kept
+
+
+async def test_sort_stays_when_its_column_has_no_room_any_more():
+    async with sampled((200, 50)) as view:
+        await view.press("left", "left", "left")
+        assert view.app.state.view.column.key == "pid"
+        assert "sorted by" not in view.status
+        await view.pilot.resize_terminal(80, 24)
+        await view.until(lambda: "sorted by pid" in view.status)
+        assert "pid" not in view.headings
+        await view.press("right")
+        assert "vm▲" in view.headings
+
+
+async def test_filter_as_you_type():
+    async with sampled() as view:
+        await view.press("slash")
+        field = view.app.query_one(FilterField)
+        assert field.display
+        counts = []
+        for key in "flush":
+            await view.press(key)
+            counts.append(len(view.rows))
+        assert counts == [4, 2, 2, 2, 2]
+        assert view.names == ["Flush…SpaceEx", "Flush…List"]
+        assert "/flush 2 of 10" in view.status
+        await view.press("enter")
+        assert not field.display
+        assert len(view.rows) == 2
+        await view.push(sample(time=START + 1))
+        assert len(view.rows) == 2
+        await view.press("escape")
+        assert len(view.rows) == 10
+        assert " of 10" not in view.status
+
+
+async def test_keys_are_letters_while_a_filter_is_typed():
+    async with sampled() as view:
+        await view.press("slash", *"prq?t/s", "plus", "minus", "space", "left")
+        assert view.app.query_one(FilterField).value == "prq?t/s+- "
+        assert not view.app.state.paused
+        assert view.app.state.interval_seconds == 0.01
+        assert "No call matches the filter" in view.text
+        await view.press("escape")
+        assert len(view.rows) == 10
+        await view.press("p")
+        assert view.app.state.paused
+
+
+async def test_columns_stand_still_while_a_filter_is_typed():
+    rows = [
+        row("win11-with-a-long-name", 0x13, latencies_ns=[7]),
+        row("win11", 2, latencies_ns=[7]),
+    ]
+    async with top() as view:
+        await view.push(snapshot(rows, time=START))
+        before = view.headings
+        await view.press("slash", *"0x02")
+        assert len(view.rows) == 1
+        assert view.headings == before
+
+
+async def test_filter_by_hex_code_vm_and_status():
+    async with sampled() as view:
+        for text, count in (("0x5c", 1), ("win11", 10), ("invalid_conn", 1), ("0xfff", 1)):
+            await view.press("slash", *text, "enter")
+            assert len(view.rows) == count, text
+            await view.press("escape")
+
+
+async def test_pause_freezes_the_picture_and_not_the_counting():
+    async with top() as view:
+        rows = [[row(code=2, latencies_ns=[700] * n)] for n in (0, 7, 18, 31)]
+        snapshots = [snapshot(r if i else [], time=START + i) for i, r in enumerate(rows)]
+        await view.push(*snapshots[:2])
+        for key in ("p", "space"):
+            frozen = view.rows
+            await view.press(key)
+            assert view.status.startswith(" PAUSED ")
+            await view.push(snapshots[2])
+            assert view.rows == frozen
+            assert "22:13:21" in view.lines[0] or key == "space"
+            await view.press("s", "right")
+            assert view.rows == frozen
+            await view.press("left", key)
+            assert "PAUSED" not in view.text
+        await view.push(snapshots[3])
+        assert view.rows[0].split()[2:4] == ["13.0", "31"]
+
+
+async def test_reset():
+    async with top() as view:
+        rows = [[row(code=2, latencies_ns=[700] * n)] for n in (7, 18, 31, 33)]
+        lost = Lost(orphans=3)
+        snapshots = [snapshot(r, time=START + i, lost=lost) for i, r in enumerate(rows)]
+        await view.push(*snapshots[:2])
+        assert "LOST orphans 3" in view.status
+        await view.press("r")
+        await view.push(snapshots[2])  # perhaps asked for before the key, then the next is it
+        await view.push(snapshots[2])
+        assert view.rows == []
+        assert "lost 0" in view.status
+        await view.push(snapshots[3])
+        assert view.rows[0].split()[3] == "2"
+
+
+async def test_interval():
+    async with sampled() as view:
+        assert "every 0.01s" in view.status
+        seen = []
+        for _ in range(9):
+            await view.press("plus")
+            seen.append(view.app.state.interval_seconds)
+        assert seen == [0.25, 0.5, 1, 2, 5, 10, 30, 60, 60]
+        assert "every 60s" in view.status
+        for _ in range(9):
+            await view.press("minus")
+        assert "every 0.25s" in view.status
+        await view.press("equals_sign")  # plus, without the shift key
+        assert "every 0.5s" in view.status
+        assert view.app._sampler._interval_seconds == 0.5
+
+
+async def test_losses_and_calls_in_flight():
+    async with top() as view:
+        await view.push(snapshot(time=START, in_flight=3))
+        assert "in flight 3  lost 0" in view.status
+        await view.push(snapshot(time=START + 1, lost=Lost(no_slot=2, no_thread=5)))
+        assert "in flight 0   LOST no_slot 2, no_thread 5 " in view.status
+
+
+async def test_help():
+    async with sampled((80, 60)) as view:
+        await view.press("question_mark")
+        assert isinstance(view.app.screen, Help)
+        for name in (*KEYS, *(column.key for column in COLUMNS)):
+            assert re.search(rf"│ {re.escape(name)} ", view.text), name
+        await view.press("escape")
+        assert len(view.rows) == 10
+        await view.press("question_mark", "q")
+        assert not isinstance(view.app.screen, Help)
+        assert view.app.is_running
+
+
+async def test_frames_go_on_under_the_help():
+    async with sampled() as view:
+        await view.press("question_mark")
+        await view.push(sample(time=START + 1))
+        await view.pilot.resize_terminal(100, 30)
+        await view.pilot.pause()
+        await view.press("escape")
+        assert "22:13:21" in view.lines[0]
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+c", "ctrl+q"])
+async def test_quit(key):
+    async with sampled() as view:
+        await view.press(key)
+    assert view.app.return_code == 0
+    assert view.app.failure is None
+    assert not view.app._sampler._thread.is_alive()
+
+
+async def test_ctrl_c_also_while_typing_and_in_the_help():
+    for first in ("slash", "question_mark"):
+        async with sampled() as view:
+            await view.press(first, "ctrl+c")
+            await view.until(lambda view=view: view.app._exit)
+        assert view.app.return_code == 0
+
+
+async def test_a_source_that_vanishes_ends_the_app():
+    async with sampled() as view:
+        view.source.queue.put(HvtraceError("KVM was unloaded"))
+        await view.until(lambda: view.app.failure is not None)
+    assert str(view.app.failure) == "KVM was unloaded"
+    assert view.app.return_code == 1
+
+
+async def test_a_source_that_cannot_be_opened_ends_the_app():
+    def open_source(say):
+        raise HvtraceError("tracing needs root")
+
+    async with top(open_source=open_source) as view:
+        await view.until(lambda: view.app.failure is not None)
+    assert str(view.app.failure) == "tracing needs root"
+
+
+async def test_resized():
+    async with sampled() as view:
+        narrow = view.headings
+        await view.pilot.resize_terminal(120, 40)
+        await view.until(lambda: "xmm-out" in view.headings)
+        assert "refused" in view.text
+        await view.pilot.resize_terminal(80, 24)
+        await view.until(lambda: view.headings == narrow)
+
+
+async def test_ended_vms_are_marked_and_dropped():
+    def of(ended: bool, seconds: float):
+        one = vm("win11-gone", 1013, ended=ended)
+        rows = [row(code=2, latencies_ns=[700] * 7), row(one, 3, latencies_ns=[700] * 5)]
+        return snapshot(rows, [vm(), one], time=START + seconds)
+
+    async with top((120, 40)) as view:
+        await view.push(of(False, 0))
+        assert "  2 VMs" in view.lines[0]
+        await view.push(of(True, 1))
+        assert [line[:11] for line in view.rows] == ["win11      ", "×win11-gone"]  # noqa: RUF001
+        assert "  1 VM  " in view.lines[0]
+        await view.push(of(True, 60))
+        assert len(view.rows) == 1
+
+
+def many(vms: int, seconds: float = 0):
+    rows = [
+        row(vm(f"instance-{i:04d}", 2000 + i), 2, latencies_ns=[700] * (i + 1)) for i in range(vms)
+    ]
+    return snapshot(rows, time=START + seconds)
+
+
+async def test_more_rows_than_lines():
+    async with top() as view:
+        await view.push(many(97))
+        assert len(view.rows) == 20
+        assert view.rows[0].startswith("insta…0000") or view.rows[0].startswith("insta…0096")
+        await view.press("right")  # by calls
+        assert view.rows[0].startswith("insta…0096")
+        top_line = view.headings
+        await view.press("end")
+        assert view.rows[-1].startswith("insta…0000")
+        assert view.headings == top_line
+        await view.press("home", "down", "j", "down", "k")
+        assert view.rows[0].startswith("insta…0094")
+        await view.press("pagedown")
+        assert view.rows[0] < "insta…0080"
+        await view.press("slash", *"0042")
+        assert [line[:10] for line in view.rows] == ["insta…0042"]
+
+
+async def test_fewer_rows_after_scrolling_down():
+    async with top() as view:
+        await view.push(many(97))
+        await view.press("end")
+        await view.push(many(3, 1))
+        assert len(view.rows) == 3
+
+
+async def test_picture_on_a_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with sampled() as view:
+        before = view.text
+        await view.press("S")
+        (path,) = tmp_path.iterdir()
+        assert re.fullmatch(r"hvtrace-top-\d{8}-\d{6}\.svg", path.name)
+        assert text_of(path.read_text(encoding="utf-8")) == before
+        await view.until(lambda: path.name in view.text)
+
+
+async def test_picture_that_cannot_be_written(monkeypatch):
+    monkeypatch.chdir("/proc")
+    async with sampled() as view:
+        await view.press("S")
+        await view.until(lambda: "cannot write" in view.text)
+
+
+async def test_names_are_only_text():
+    """Names come from other processes: neither escape sequences nor markup may come through."""
+    names = ["win11[bold red]x[/]", "win11\x1b[31m\n\t", "win11仮想"]
+    rows = [row(vm(n, 7 + i), 2, latencies_ns=[7]) for i, n in enumerate(names)]
+    async with top((200, 24)) as view:
+        await view.push(snapshot(rows, time=START))
+        assert len(view.rows) == 3
+        assert "win11[bold red]x[/] FlushVirtualAddressSpace" in view.text
+        assert "win11?[31m??" in view.text
+        await view.press("slash", *"[bold", "enter")
+        assert "/[bold 1 of 3" in view.status
+
+
+async def test_every_key_over_and_over_while_vms_come_and_go():
+    keys = [
+        *("right", "s", "t", "p", "r", "plus", "minus", "space", "end", "slash"),
+        *("f", "enter", "home", "left", "question_mark", "down", "escape", "pagedown", "up"),
+        *("slash", "x", "escape", "less_than_sign", "pageup", "j", "k", "escape"),
+    ]
+    async with top() as view:
+        for i in range(29):
+            one = many((i * 37) % 61, i)
+            if i % 3 == 0:
+                one = replace(one, vms=tuple(replace(v, ended=True) for v in one.vms))
+            view.source.queue.put(one)
+            await view.press(keys[i % len(keys)], keys[(i * 7) % len(keys)])
+        assert view.app.is_running
+        assert view.app.failure is None
+        assert max(map(len, view.lines)) <= 80

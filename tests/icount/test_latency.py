@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hvtrace.kernel.live import open_source
 from hvtrace.stats.calls import Call
 from hvtrace.stats.histogram import LOWER_NS, UPPER_NS
 from tests.vm.run import Run, record
@@ -26,7 +27,8 @@ TICK_NS = 50_000  # by no more than this
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return record(tmp_path_factory.mktemp("latency"), vms=1, vcpus=1)
+    with open_source() as source:
+        return record(source, tmp_path_factory.mktemp("latency"))
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from hvtrace.kernel import features
+from hvtrace.kernel.live import LiveSource, open_source
 
 
 def pytest_configure() -> None:
@@ -20,3 +22,10 @@ def pytest_configure() -> None:
             "these tests need root and a KVM with Hyper-V (CONFIG_KVM_HYPERV),"
             " and this host lacks one: make test-vm runs them in VMs"
         )
+
+
+@pytest.fixture(scope="session")
+def source() -> Iterator[LiveSource]:
+    """One attached hvtrace for all tests that watch from inside: loading takes long in a VM."""
+    with open_source() as opened:
+        yield opened

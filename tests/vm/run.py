@@ -10,63 +10,72 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hvtrace.kernel.live import open_source
+import numpy as np
+
+from hvtrace.kernel.live import LiveSource
 from hvtrace.stats.calls import Call, calls
-from hvtrace.stats.snapshot import Snapshot, rollup
+from hvtrace.stats.snapshot import Snapshot, rollup, select
 from tests.vm.tracefs import Event, Log, Tally, tally
 
 HVTRACE = str(Path(sys.executable).with_name("hvtrace"))
-Key = tuple[int, int, bool, str]  # pid of the VM, code, fast, handler
+Key = tuple[int, int | None, int, bool, str]  # pid and fd of the VM, code, fast, handler
 
 
 @dataclass
 class Run:
     """One run, from all sides."""
 
-    snapshot: Snapshot
+    snapshot: Snapshot  # of this run's VMs only
+    orphans: int  # that hvtrace counted in its time
     ledger: dict[str, Any]
     events: list[Event]
 
     @property
     def traced(self) -> dict[Key, Call]:
-        return {(c.vm.pid, c.code, c.fast, c.handler): c for c in calls(self.snapshot)}
+        return {(c.vm.pid, c.vm.fd, c.code, c.fast, c.handler): c for c in calls(self.snapshot)}
 
     @property
     def made(self) -> dict[Key, dict[str, Any]]:
         return {
-            (c["vm"]["pid"], c["code"], c["fast"], c["handler"]): c for c in self.ledger["calls"]
+            (c["vm"]["pid"], c["vm"]["fd"], c["code"], c["fast"], c["handler"]): c
+            for c in self.ledger["calls"]
         }
 
     @property
     def logged(self) -> tuple[dict[Key, Tally], int]:
-        """The log by VM instead of by thread."""
-        vm_of = {tid: vm["pid"] for vm in self.ledger["vms"] for tid in vm["vcpus"]}
+        """The log by VM instead of by thread, and its orphans."""
+        vms = self.ledger["vms"]
+        vm_of = {tid: (vm["pid"], vm["fd"]) for vm in vms for tid in vm["vcpus"]}
         by_thread, orphans = tally(self.events)
         found: dict[Key, Tally] = {}
         for (tid, *rest), one in by_thread.items():
-            sum_ = found.setdefault((vm_of[tid], *rest), Tally())
-            sum_.completed += one.completed
-            sum_.unfinished += one.unfinished
-            sum_.reps += one.reps
-            sum_.statuses += one.statuses
-            sum_.latencies_ns += one.latencies_ns
+            both = found.setdefault((*vm_of[tid], *rest), Tally())
+            both.completed += one.completed
+            both.unfinished += one.unfinished
+            both.reps += one.reps
+            both.statuses += one.statuses
+            both.latencies_ns += one.latencies_ns
         return found, orphans
 
 
-def record(folder: Path, vms: int, vcpus: int) -> Run:
+def record(source: LiveSource, folder: Path, *options: str) -> Run:
     """Run the `everything` mix, traced and logged from before its first call to its end."""
     file = folder / "ledger.json"
+    orphans = source.snapshot().lost.orphans
     log = Log()
     try:
-        with open_source() as source:
-            command = [HVTRACE, "guest", "--mix", "everything", "--ledger", str(file)]
-            guest = subprocess.Popen([*command, "--vms", str(vms), "--vcpus", str(vcpus)])
-            while guest.poll() is None:
-                source.snapshot()  # as every view does: names, and what has ended
-                time.sleep(0.2)
-            snapshot = rollup(source.snapshot())
+        guest = subprocess.Popen(
+            [HVTRACE, "guest", "--mix", "everything", "--ledger", str(file), *options]
+        )
+        while guest.poll() is None:
+            source.snapshot()  # as every view does: names, and what has ended
+            time.sleep(0.2)
         events = log.read()
     finally:
         log.close()
     assert guest.returncode == 0
-    return Run(snapshot, json.loads(file.read_text()), events)
+    ledger = json.loads(file.read_text())
+    after = source.snapshot()
+    pids = {vm["pid"] for vm in ledger["vms"]}
+    mine = np.array([after.vms[vm].pid in pids for vm in after.rows["vm"]], dtype=bool)
+    return Run(rollup(select(after, mine)), after.lost.orphans - orphans, ledger, events)

@@ -12,12 +12,13 @@ from collections import Counter
 import pytest
 
 from hvtrace.hyperv import statuses
+from hvtrace.kernel.live import LiveSource
 from tests.vm.run import Run, record
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return record(tmp_path_factory.mktemp("truth"), vms=2, vcpus=2)
+def run(source: LiveSource, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return record(source, tmp_path_factory.mktemp("truth"), "--vms", "2", "--vcpus", "2")
 
 
 def test_the_run_was_worth_it(run: Run) -> None:
@@ -26,7 +27,7 @@ def test_the_run_was_worth_it(run: Run) -> None:
     assert all(len(vm["vcpus"]) == 2 for vm in run.ledger["vms"])
     handlers = {handler for *_, handler in run.made}
     assert handlers == {"kernel", "vmm"}
-    assert {fast for _, _, fast, _ in run.made} == {True, False}
+    assert {fast for *_, fast, _ in run.made} == {True, False}
     assert sum(c["unfinished"] for c in run.ledger["calls"]) > 0
     assert sum(c["orphans"] for c in run.ledger["calls"]) > 0
     assert max(len(c["statuses"]) for c in run.ledger["calls"]) > 4  # more than a slot holds
@@ -53,22 +54,22 @@ def test_statuses_equal_what_the_guests_saw(run: Run) -> None:
 
 
 def test_vm_names_are_those_of_the_ledger(run: Run) -> None:
-    assert {(vm.pid, vm.name) for vm in run.snapshot.vms} == {
+    assert {(call.vm.pid, call.vm.name) for call in run.traced.values()} == {
         (vm["pid"], vm["name"]) for vm in run.ledger["vms"]
     }
-    assert {vm.vmm for vm in run.snapshot.vms} == {"hvtrace-guest"}
+    assert {call.vm.vmm for call in run.traced.values()} == {"hvtrace-guest"}
 
 
 def test_losses_are_the_orphans_that_the_guests_caused(run: Run) -> None:
     lost = run.snapshot.lost
-    assert lost.orphans == sum(c["orphans"] for c in run.ledger["calls"])
+    assert run.orphans == sum(c["orphans"] for c in run.ledger["calls"])
     assert (lost.no_slot, lost.no_thread, lost.no_status) == (0, 0, 0)
     assert run.snapshot.in_flight == 0
 
 
 def test_everything_equals_the_tracefs_log(run: Run) -> None:
     logged, orphans = run.logged
-    assert orphans == run.snapshot.lost.orphans
+    assert orphans == run.orphans
     assert {
         key: (c.completed, c.unfinished, c.reps, c.statuses) for key, c in run.traced.items()
     } == {

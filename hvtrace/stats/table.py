@@ -146,7 +146,7 @@ def _section(vm: Vm, own: Sequence[Line], sheet: _Sheet) -> list[str]:
             text_line = text_line[:at] + sheet.paint(text_line[at:], _RED)
         out.append(text_line)
     out += _paragraph("unfinished", _unfinished(own, sheet), sheet.width)
-    out += _paragraph("failed", _failed(own, sheet), sheet.width)
+    out += _paragraph("failed", _failed(own, sheet), sheet.width, between="; ")
     return out
 
 
@@ -190,12 +190,17 @@ def _unfinished(own: Sequence[Line], sheet: _Sheet) -> list[str]:
 
 
 def _failed(own: Sequence[Line], sheet: _Sheet) -> list[str]:
-    return [
-        _GLUE.join((sheet.names[line.total.code].strip(), status, f"{count:,}"))
-        for line in own
-        for status, count in line.total.statuses.items()
-        if status != "SUCCESS"
-    ]
+    """Failures of each call by status."""
+    out = []
+    for line in own:
+        counts = [
+            f"{status}{_GLUE}{count:,}"
+            for status, count in line.total.statuses.items()
+            if status != "SUCCESS"
+        ]
+        if counts:
+            out.append(f"{sheet.names[line.total.code].strip()}{_GLUE}{', '.join(counts)}")
+    return out
 
 
 def _footer(lost: Lost, in_flight: int, width: int) -> list[str]:
@@ -207,11 +212,11 @@ def _footer(lost: Lost, in_flight: int, width: int) -> list[str]:
     return ["", *out] if out else []
 
 
-def _paragraph(title: str, items: Sequence[str], width: int) -> list[str]:
+def _paragraph(title: str, items: Sequence[str], width: int, between: str = ", ") -> list[str]:
     """`items` behind a title, wrapped; nothing where there are none."""
     if not items:
         return []
-    wrapped = textwrap.wrap(f"{title}: {', '.join(items)}", width, subsequent_indent="  ")
+    wrapped = textwrap.wrap(f"{title}: {between.join(items)}", width, subsequent_indent="  ")
     return [line.replace(_GLUE, " ") for line in wrapped]
 
 

@@ -52,12 +52,13 @@ def printable(text: str) -> str:
 
 
 def short_names(wanted: Iterable[int], width: int) -> dict[int, str]:
-    """Names of call codes in `width` columns, without "HvCall".
+    """Names of call codes in `width` columns, without "Hv" and "Call".
 
     Whole words are left out of the middle where a name is too long. Codes
     that would look alike are shown by number.
     """
-    short = {code: _elide(codes.name_of(code).removeprefix("HvCall"), width) for code in wanted}
+    names = {code: re.sub("^Hv(Ext)?Call", r"\1", codes.name_of(code)) for code in wanted}
+    short = {code: _elide(name, width) for code, name in names.items()}
     uses = Counter(short.values())
     return {code: name if uses[name] == 1 else f"0x{code:04x}" for code, name in short.items()}
 

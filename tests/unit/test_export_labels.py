@@ -56,6 +56,13 @@ def test_a_vm_seen_only_after_its_end_takes_no_name_away():
     assert VmLabels().assign([dead]) == ["win11"]
 
 
+def test_two_vms_that_ended_do_not_swap_names():
+    labels = VmLabels()
+    first, late = vm("win11", 1009, ended=True), vm("win11", 1013, ended=True)
+    labels.assign([first])
+    assert labels.assign([first, late]) == ["win11", "win11-1013"]
+
+
 def test_vms_of_one_process():
     both = [vm("x", 1009, fd=11, start_time=5), vm("x", 1009, fd=13, start_time=5)]
     third = vm("x", 1009, fd=17, start_time=5)

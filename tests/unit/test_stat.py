@@ -284,7 +284,6 @@ def start(log: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
 
 
@@ -371,11 +370,7 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path):
 def test_an_old_encoding_is_no_traceback(tmp_path):
     process = subprocess.run(
         [*FAKE, str(tmp_path / "log"), "stat", "-d", "0.01"],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent),
-            "PYTHONIOENCODING": "ascii",
-        },
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=True,
     )

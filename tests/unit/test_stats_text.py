@@ -148,6 +148,7 @@ def test_names_are_shortened_by_whole_words_from_the_middle():
 def test_names_with_room_are_whole():
     assert short_names([0x13], 26) == {0x13: "FlushVirtualAddressSpaceEx"}
     assert short_names([0x1234], 16) == {0x1234: "0x1234"}
+    assert short_names([0x8001], 26) == {0x8001: "ExtQueryCapabilities"}
 
 
 def test_names_that_would_look_alike_are_numbers():

@@ -7,7 +7,6 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -113,7 +112,6 @@ def command(
     mix = mixes.load(mix_name)
     orders = Orders(
         mix=mix,
-        mix_name=mix_name,
         vms=vms,
         vcpus=vcpus,
         vms_per_process=vms_per_process,
@@ -126,7 +124,7 @@ def command(
     with Session(orders) as session:
         ready = session.wait_ready()
         if pause:
-            _say({"ready": ready}, as_json)
+            _say_ready(ready, as_json)
             sys.stdin.readline()
         session.go()
         session.wait_idle(duration)
@@ -143,11 +141,12 @@ def command(
         )
 
 
-def _say(message: dict[str, Any], as_json: bool) -> None:
+def _say_ready(vms: list[ledgers.LedgerVm], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(message))
+        facts = [{"pid": vm.pid, "fd": vm.fd, "name": vm.name, "vcpus": vm.vcpus} for vm in vms]
+        click.echo(json.dumps({"ready": facts}))
     else:
-        names = ", ".join(f"{vm['name']} (process {vm['pid']})" for vm in message["ready"])
+        names = ", ".join(f"{vm.name} (process {vm.pid})" for vm in vms)
         click.echo(f"ready: {names}; press Enter to begin", err=True)
 
 

@@ -11,9 +11,6 @@ code, change the assembly and copy the bytes that the test prints.
 
 from __future__ import annotations
 
-STOP_PORT = 0x10
-PANIC_PORT = 0x11
-
 LISTING = """\
 start:                      ; RDI: this vCPU's control page, set by the VMM, never changed
   44 8b 77 10           | mov r14d, [rdi+MSR_COUNT]       ; first the MSRs that make it a guest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hvtrace.guest.abi import CpuidEntry
+from hvtrace.guest.memory import CpuidEdit
 
 _FEATURES_LEAF, _RECOMMENDATIONS_LEAF = 0x40000003, 0x40000004
 _HYPERVISOR_LEAVES = range(0x40000000, 0x40010000)
@@ -25,33 +26,28 @@ FEATURES: dict[str, tuple[int, str, int]] = {
 """Enlightenments a mix can withhold or offer: leaf, register, bits (TLFS: feature discovery)."""
 
 
+_REGISTERS = ("eax", "ebx", "ecx", "edx")
+
+
 def guest_cpuid(
     host: Iterable[CpuidEntry],
     hyperv: Iterable[CpuidEntry],
+    edits: Iterable[CpuidEdit] = (),
     *,
-    withhold: Iterable[str] = (),
-    offer: Iterable[str] = (),
     syndbg: bool = False,
 ) -> list[CpuidEntry]:
-    """`host` with the leaves of `hyperv` instead of its hypervisor leaves (KVM's own).
+    """`host` with the leaves of `hyperv`, edited, instead of its hypervisor leaves (KVM's own).
 
-    `withhold` and `offer` are names of FEATURES; without `syndbg` the leaves
-    of the synthetic debugger are left out, which switches it off.
+    Without `syndbg` the leaves of the synthetic debugger are left out, which
+    switches it off. The entries given are not changed.
     """
-    entries = [e for e in map(_copy, host) if e.function not in _HYPERVISOR_LEAVES]
-    enlightened = [e for e in map(_copy, hyperv) if syndbg or e.function not in _SYNDBG_LEAVES]
-    for names, present in ((withhold, False), (offer, True)):
-        for name in names:
-            _set(enlightened, *FEATURES[name], present)
-    return entries + enlightened
-
-
-def _copy(entry: CpuidEntry) -> CpuidEntry:
-    return CpuidEntry.from_buffer_copy(entry)
-
-
-def _set(entries: list[CpuidEntry], leaf: int, register: str, bits: int, present: bool) -> None:
-    for entry in entries:
-        if entry.function == leaf:
-            value = getattr(entry, register)
-            setattr(entry, register, value | bits if present else value & ~bits)
+    plain = [entry for entry in host if entry.function not in _HYPERVISOR_LEAVES]
+    enlightened = {
+        entry.function: CpuidEntry.from_buffer_copy(entry)
+        for entry in hyperv
+        if syndbg or entry.function not in _SYNDBG_LEAVES
+    }
+    for edit in edits:
+        entry, register = enlightened[edit.leaf], _REGISTERS[edit.register]
+        setattr(entry, register, getattr(entry, register) & ~edit.clear | edit.set)
+    return [*plain, *enlightened.values()]

@@ -36,8 +36,8 @@ from itertools import cycle, islice
 from typing import Any
 
 from hvtrace import __version__
-from hvtrace.guest.memory import Descriptor, GuestMemory
-from hvtrace.guest.mix import FORWARDED, Call, Mix, version
+from hvtrace.guest.memory import XMM_REGISTERS, Descriptor, GuestMemory
+from hvtrace.guest.mix import FORWARDED, Call, Mix
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Result:
     forwarded: int
     moved: int
     statuses: dict[int, int]
+    changed: tuple[str, ...] = ()  # registers other than RAX that the last completed call changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ Key = tuple[int, int, bool, str]
 class Ledger:
     """A whole run; `rows` by (index of the VM, code, fast, handler)."""
 
-    mix: Mix
+    mix: Mix  # as it is on this kernel
     kernel: str
     seed: int
     start: float
@@ -129,7 +130,7 @@ class Ledger:
 
 def results(memory: GuestMemory, vcpu: int) -> list[Result]:
     """What the memory of a VM says of one of its vCPUs, call by call."""
-    return [_result(memory.descriptor(vcpu, i)) for i in range(memory.calls)]
+    return [_result(descriptor) for descriptor in memory.descriptors(vcpu)]
 
 
 def _result(descriptor: Descriptor) -> Result:
@@ -137,7 +138,18 @@ def _result(descriptor: Descriptor) -> Result:
     return Result(
         **{name: getattr(descriptor, name) for name in counts},
         statuses={entry.status: entry.count for entry in descriptor.statuses if entry.count},
+        changed=tuple(_changed(descriptor)) if descriptor.completed else (),
     )
+
+
+def _changed(descriptor: Descriptor) -> Iterator[str]:
+    for name in ("rdx", "r8"):
+        if getattr(descriptor, f"{name}_in") != getattr(descriptor, f"{name}_out"):
+            yield name.upper()
+    for i in range(XMM_REGISTERS):
+        halves = slice(2 * i, 2 * i + 2)
+        if descriptor.xmm_in[halves] != descriptor.xmm_out[halves]:
+            yield f"XMM{i}"
 
 
 def fill(ledger: Ledger, found: Sequence[Sequence[Sequence[Result]]], rounds: int | None) -> None:
@@ -146,15 +158,13 @@ def fill(ledger: Ledger, found: Sequence[Sequence[Sequence[Result]]], rounds: in
     `rounds` is how many of them each vCPU was to make; None where that was
     left to a rate, or the run was cut short.
     """
-    release = version(ledger.kernel)
     for vm, vcpus in enumerate(found):
         for i, vcpu in enumerate(vcpus):
             for call, result in zip(ledger.mix.calls, vcpu, strict=True):
-                now = call.on(release)
-                _count(ledger, vm, now, result)
+                _count(ledger, vm, call, result)
                 wanted = _wanted(ledger, vm, i, call, rounds)
                 where = f"{ledger.vms[vm].name} vcpu{i} 0x{call.code:04x}"
-                ledger.problems += [f"{where}: {text}" for text in problems(now, result, wanted)]
+                ledger.problems += [f"{where}: {text}" for text in problems(call, result, wanted)]
         counted, made = ledger.vms[vm].kvm_hypercalls, ledger.hypercalls(vm)
         if counted is not None and counted != made:
             text = f"{ledger.vms[vm].name}: KVM counts {counted} completed calls, the guest {made}"
@@ -193,6 +203,8 @@ def problems(call: Call, result: Result, wanted: int | None) -> Iterator[str]:
     completed = 0 if call.path in ("fault", "unseen", "killed") else result.started
     if result.completed != completed:
         yield f"{result.completed} of {result.started} calls completed instead of {completed}"
+    if result.changed and not call.xmm_output.startswith("used"):
+        yield f"a call changed {', '.join(result.changed)}"
     if call.path in FORWARDED:
         answers = islice(cycle(call.answers), completed)
         statuses = Counter(answer & 0xFFFF for answer in answers)

@@ -1,12 +1,13 @@
-"""What lies where in the guest's memory: one place for the VMM, the guest's code and the ledger.
+"""What lies where in the guest's memory: the one contract of VMM, guest and ledger.
 
-All of it is one shared block (a memfd), because the counters in it must outlive the VM: a VM
-that is killed in the middle of a call still has a ledger. The guest writes its results itself;
-the VMM writes only the fields marked so.
+All of it is one shared block (a memfd). `hvtrace guest` fills it in (hvtrace.guest.image); the
+process of the VM, which knows no mixes, does what it says; the guest writes its results into it.
+So the counters outlive the VM: one that is killed in the middle of a call still has a ledger.
 
 =============  ====================================================================
 from address   what
 =============  ====================================================================
+0x0000         struct Header: what the VM's process is to do (the guest never looks)
 0x1000         page tables: PML4, PDPT, PD: the first GiB, 2 MiB pages, one to one
 0x4000         GDT
 0x5000         IDT
@@ -24,7 +25,6 @@ import ctypes
 import mmap
 import os
 import struct
-from collections.abc import Sequence
 
 PAGE_BYTES = 0x1000
 PAGE_TABLES, GDT, IDT, CODE = 0x1000, 0x4000, 0x5000, 0x6000
@@ -33,9 +33,46 @@ GRANULE_BYTES = 0x200000
 
 XMM_REGISTERS = 6
 STATUS_ENTRIES = 32
+MAX_ANSWERS = 20
 MAX_MSRS = 16
+MAX_EDITS = 16
+MAX_CONNECTIONS = 16
 
-u64 = ctypes.c_uint64
+PATHS = ("kernel", "fault", "unseen", "vmm", "immediate-exit", "other-thread", "killed")
+"""What becomes of a call (hvtrace.guest.mix.PATHS says more); a descriptor holds the index."""
+
+STOP_PORT = 0x10  # the guest asks for its next slice
+PANIC_PORT = 0x11  # the guest had an exception that nothing expects
+
+u32, u64, f64 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_double
+
+
+class CpuidEdit(ctypes.LittleEndianStructure):
+    """A change to what KVM offers: bits of a register (0 to 3: EAX to EDX) of a leaf."""
+
+    _fields_ = [("leaf", u32), ("register", u32), ("clear", u32), ("set", u32)]
+
+
+class Header(ctypes.LittleEndianStructure):
+    """One VM: its shape and its orders, and what its process tells of it."""
+
+    _fields_ = [
+        ("vcpus", u64),
+        ("calls", u64),
+        ("blocks", u64),
+        ("first", u64),  # number of its first vCPU in the whole run
+        ("rounds", u64),  # how often the table is made, where the rate is 0
+        ("seed", ctypes.c_int64),
+        ("rate", f64),  # calls a second of each vCPU
+        ("swing", f64),
+        ("syndbg", u64),  # the synthetic debugger is in CPUID
+        ("edit_count", u64),
+        ("edits", CpuidEdit * MAX_EDITS),
+        ("connection_count", u64),
+        ("connections", u64 * MAX_CONNECTIONS),  # served by KVM through an eventfd
+        ("vm_fd", u64),  # by the VM's process
+        ("kvm_hypercalls", u64),  # by the VM's process: KVM's own counter after the last call
+    ]
 
 
 class StatusCount(ctypes.LittleEndianStructure):
@@ -64,9 +101,13 @@ class Descriptor(ctypes.LittleEndianStructure):
         ("r8_out", u64),
         ("forwarded", u64),  # by the VMM: exits to it
         ("moved", u64),  # by the VMM: completed on another thread
-        ("pad", u64),
+        ("times", u64),  # for the VMM: how often in a round; with a rate: its share
         ("xmm_out", u64 * (2 * XMM_REGISTERS)),
-        ("pad2", u64 * 24),
+        ("path", u64),  # for the VMM: index into PATHS
+        ("enforce", u64),  # for the VMM: made while KVM enforces CPUID
+        ("answer_count", u64),
+        ("answers", u64 * MAX_ANSWERS),  # for the VMM: in turn
+        ("pad", u64),
         ("statuses", StatusCount * STATUS_ENTRIES),
     ]
 
@@ -87,52 +128,52 @@ class Control(ctypes.LittleEndianStructure):
         ("current", u64),  # by the guest: the descriptor it works on
         ("stack_top", u64),
         ("panic_frame", u64),  # by the guest: RSP at an exception that nothing expects
-        ("pad", u64 * 2),
+        ("start", u64),  # for the VMM: RIP of the first instruction
+        ("tid", u64),  # by the VMM: its thread
         ("msrs", Msr * MAX_MSRS),
     ]
 
 
 DESCRIPTOR_BYTES = ctypes.sizeof(Descriptor)
-TSS_OFFSET = 0x200
-TSS_LIMIT = 103
-_TSS_RSP0 = 4
 
-CODE_SELECTOR, USER_DATA_SELECTOR, USER_CODE_SELECTOR = 0x08, 0x1B, 0x23
-_SEGMENTS = (
-    0,
-    0x00AF9B000000FFFF,  # 0x08 ring 0 code, 64 bit
-    0x00CF93000000FFFF,  # 0x10 ring 0 data
-    0x00CFF3000000FFFF,  # 0x18 ring 3 data
-    0x00AFFB000000FFFF,  # 0x20 ring 3 code, 64 bit
-)
-GDT_LIMIT = 8 * len(_SEGMENTS) - 1
-IDT_LIMIT = 16 * 256 - 1
-_INTERRUPT_GATE = 0x8E00  # present, ring 0
-_PRESENT_WRITE_USER = 0x7  # user too: calls from ring 3 are one of the paths
-_LARGE = 0x80
+CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR = 0x08, 0x10, 0x28
+USER_DATA_SELECTOR, USER_CODE_SELECTOR = 0x1B, 0x23
+GDT_BYTES = TSS_SELECTOR  # the TSS, which nothing ever loads again, has no entry in it
+IDT_BYTES = 256 * 16
+TSS_OFFSET = 0x200  # in a control page
+TSS_BYTES = 104
 
 
 class GuestMemory:
     """The memory of one VM, mapped here; shared with whoever holds the same descriptor."""
 
-    def __init__(self, fd: int, vcpus: int, calls: int, blocks: int) -> None:
-        """Map `fd`, whose size must be that of `size_bytes` for the same counts."""
+    def __init__(self, fd: int) -> None:
+        """Map `fd`, which is from `create`."""
         self.fd = fd
-        self.vcpus = vcpus
-        self.calls = calls
-        self.blocks = blocks
-        self.size_bytes = size_bytes(vcpus, calls, blocks)
+        self.size_bytes = os.fstat(fd).st_size
         self.map = mmap.mmap(fd, self.size_bytes)
+        self.header = Header.from_buffer(self.map)
+
+    @classmethod
+    def create(cls, vcpus: int, calls: int, blocks: int) -> GuestMemory:
+        """New memory of the right size, zeros but for these three counts."""
+        fd = os.memfd_create("hvtrace-guest")
+        area = PAGE_BYTES + whole_pages(calls * DESCRIPTOR_BYTES)
+        end = BLOCKS + blocks * PAGE_BYTES + vcpus * area
+        os.ftruncate(fd, -(-end // GRANULE_BYTES) * GRANULE_BYTES)
+        memory = cls(fd)
+        memory.header.vcpus, memory.header.calls, memory.header.blocks = vcpus, calls, blocks
+        return memory
 
     @property
     def address(self) -> int:
         """Where this process has it mapped: what KVM wants to know."""
-        return ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        return ctypes.addressof(self.header)
 
     def control_address(self, vcpu: int) -> int:
         """Guest address of a vCPU's control page."""
-        area = PAGE_BYTES + _pages(self.calls * DESCRIPTOR_BYTES)
-        return BLOCKS + self.blocks * PAGE_BYTES + vcpu * area
+        area = PAGE_BYTES + whole_pages(self.header.calls * DESCRIPTOR_BYTES)
+        return BLOCKS + int(self.header.blocks) * PAGE_BYTES + vcpu * area
 
     def control(self, vcpu: int) -> Control:
         """A vCPU's control structure, in place."""
@@ -142,67 +183,20 @@ class GuestMemory:
         """Guest address of the descriptor of call number `call`."""
         return self.control_address(vcpu) + PAGE_BYTES + call * DESCRIPTOR_BYTES
 
-    def descriptor(self, vcpu: int, call: int) -> Descriptor:
-        """A call's descriptor, in place."""
-        return Descriptor.from_buffer(self.map, self.descriptor_address(vcpu, call))
+    def descriptors(self, vcpu: int) -> list[Descriptor]:
+        """The descriptors of a vCPU's calls, in place."""
+        first, calls = self.descriptor_address(vcpu, 0), range(self.header.calls)
+        return [Descriptor.from_buffer(self.map, first + i * DESCRIPTOR_BYTES) for i in calls]
 
     def write(self, address: int, data: bytes) -> None:
         """Copy `data` to guest address `address`."""
         self.map[address : address + len(data)] = data
 
-    def write_block(self, block: int, words: Sequence[int]) -> int:
-        """Write a parameter block of 64-bit words; returns its guest address."""
-        address = BLOCKS + block * PAGE_BYTES
-        self.write(address, struct.pack(f"<{len(words)}Q", *words))
-        return address
-
-    def write_tables(self, code: bytes, invalid_opcode: int, panic: int) -> None:
-        """Page tables, GDT, IDT and code: all that does not depend on the calls.
-
-        `invalid_opcode` and `panic` are offsets into `code`: the handlers of
-        #UD, and of everything else.
-        """
-        pml4, pdpt, directory = (PAGE_TABLES + i * PAGE_BYTES for i in range(3))
-        self.write(pml4, struct.pack("<Q", pdpt | _PRESENT_WRITE_USER))
-        self.write(pdpt, struct.pack("<Q", directory | _PRESENT_WRITE_USER))
-        large = (i * GRANULE_BYTES | _PRESENT_WRITE_USER | _LARGE for i in range(512))
-        self.write(directory, struct.pack("<512Q", *large))
-        self.write(GDT, struct.pack(f"<{len(_SEGMENTS)}Q", *_SEGMENTS))
-        gates = (_gate(CODE + (invalid_opcode if v == 6 else panic)) for v in range(256))
-        self.write(IDT, b"".join(gates))
-        self.write(CODE, code)
-        for vcpu in range(self.vcpus):
-            stack_top = self.control_address(vcpu) + PAGE_BYTES
-            self.control(vcpu).stack_top = stack_top
-            self.write(
-                self.control_address(vcpu) + TSS_OFFSET + _TSS_RSP0, struct.pack("<Q", stack_top)
-            )
+    def words(self, address: int, count: int) -> tuple[int, ...]:
+        """`count` 64-bit words from guest address `address`."""
+        return struct.unpack_from(f"<{count}Q", self.map, address)
 
 
-def size_bytes(vcpus: int, calls: int, blocks: int) -> int:
-    """Memory a VM needs, in whole 2 MiB pages."""
-    area = PAGE_BYTES + _pages(calls * DESCRIPTOR_BYTES)
-    end = BLOCKS + blocks * PAGE_BYTES + vcpus * area
-    return -(-end // GRANULE_BYTES) * GRANULE_BYTES
-
-
-def create(name: str, vcpus: int, calls: int, blocks: int) -> int:
-    """A new memory descriptor of the right size, full of zeros."""
-    fd = os.memfd_create(name)
-    os.ftruncate(fd, size_bytes(vcpus, calls, blocks))
-    return fd
-
-
-def _pages(size: int) -> int:
+def whole_pages(size: int) -> int:
+    """`size` in bytes, rounded up to pages."""
     return -(-size // PAGE_BYTES) * PAGE_BYTES
-
-
-def _gate(handler: int) -> bytes:
-    return struct.pack(
-        "<HHHHIxxxx",
-        handler & 0xFFFF,
-        CODE_SELECTOR,
-        _INTERRUPT_GATE,
-        handler >> 16 & 0xFFFF,
-        handler >> 32,
-    )

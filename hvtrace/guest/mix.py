@@ -6,15 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 
-PATHS = {
-    "kernel": "finished inside KVM",
-    "fault": "#UD instead of a completion",
-    "unseen": "#UD before any event: made in ring 3",
-    "vmm": "forwarded to the VMM and answered",
-    "immediate-exit": "forwarded; completed by a KVM_RUN that does not enter the guest",
-    "other-thread": "forwarded; completed by a KVM_RUN of another thread",
-    "killed": "forwarded; the VM ends before the answer",
-}
 FORWARDED = frozenset({"vmm", "immediate-exit", "other-thread", "killed"})
 SITES = ("page", "vmcall", "vmmcall", "user")
 SYNDBG = ("off", "on", "hypercalls")
@@ -99,6 +90,10 @@ class Mix:
     def blocks(self) -> int:
         """How many calls have parameters in memory."""
         return sum(bool(call.block) for call in self.calls)
+
+    def on(self, release: tuple[int, int]) -> Mix:
+        """The mix as it is on kernel `release` (major, minor)."""
+        return replace(self, calls=tuple(call.on(release) for call in self.calls))
 
     def times(self, call: Call, vcpu: int) -> int:
         """How often vCPU number `vcpu` of the whole run makes `call` in a round."""

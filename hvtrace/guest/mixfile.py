@@ -29,12 +29,17 @@ by its name, or any other by its path:
     via = "page"        # KVM's hypercall page, own "vmcall" or "vmmcall", or from "user" mode
     times = 1           # calls a round; with a rate: its share
     enforce = false     # made while KVM enforces CPUID
-    path = "kernel"     # see PATHS
+    path = "kernel"     # what becomes of it, see below
     status = 0          # what the guest must get on path "kernel"
     answers = [0]       # what the VMM answers on the others, in turn: whole result values
     xmm_input = false   # input longer than 16 bytes in registers
     xmm_output = "memory" or "none"  # else the verdict that a fast call with output deserves
     before = {}         # {release = "6.3", path = ..., status = ...}: on kernels older than that
+
+A path is one of: "kernel" (finished inside KVM), "fault" (#UD instead of a completion), "unseen"
+(from ring 3: #UD before any event); or forwarded, and "vmm" (answered), "immediate-exit" (completed
+by a KVM_RUN that does not enter the guest), "other-thread" (completed by a KVM_RUN of another
+thread), "killed" (the VM ends before the answer; once, the last call of each vCPU).
 """
 
 from __future__ import annotations
@@ -47,8 +52,15 @@ from typing import Any, TypeVar
 
 from hvtrace.errors import HvtraceError
 from hvtrace.guest.cpuid import FEATURES
-from hvtrace.guest.memory import PAGE_BYTES, STATUS_ENTRIES, XMM_REGISTERS
-from hvtrace.guest.mix import PATHS, SITES, SYNDBG, Before, Call, Guest, Mix, version
+from hvtrace.guest.memory import (
+    MAX_ANSWERS,
+    MAX_CONNECTIONS,
+    MAX_EDITS,
+    PAGE_BYTES,
+    PATHS,
+    XMM_REGISTERS,
+)
+from hvtrace.guest.mix import SITES, SYNDBG, Before, Call, Guest, Mix, version
 
 FOLDER = Path(__file__).with_name("mixes")
 
@@ -127,7 +139,7 @@ def _problems(call: Call) -> list[str]:
         (call.times < 1, "times must be 1 or more"),
         (call.path == "killed" and call.times != 1, 'path "killed" happens once'),
         (not call.answers, "answers is empty"),
-        (len({a & 0xFFFF for a in call.answers}) > STATUS_ENTRIES, "too many different answers"),
+        (len(call.answers) > MAX_ANSWERS, f"more than {MAX_ANSWERS} answers"),
     ]
     tests += [
         (not 0 <= getattr(call, name) < 1 << bits, f"{name} does not fit {bits} bits")
@@ -136,7 +148,8 @@ def _problems(call: Call) -> list[str]:
     words = (call.bits, call.rdx, call.r8, *call.xmm, *call.block, *call.answers)
     tests.append((not all(0 <= word <= _U64 for word in words), "a value does not fit 64 bits"))
     if call.before:
-        tests.append((call.before.path not in PATHS, f'no path "{call.before.path}"'))
+        possible = [path for path in PATHS if path != "killed"]
+        tests.append((call.before.path not in possible, f'no path "{call.before.path}" before'))
         tests.append((not _is_version(call.before.release), "release is not like 6.3"))
     return [text for wrong, text in tests if wrong]
 
@@ -153,6 +166,10 @@ def _check_guest(guest: Guest) -> None:
     for feature in (*guest.withhold, *guest.offer):
         if feature not in FEATURES:
             raise ValueError(f'guest: no feature "{feature}"; there are {", ".join(FEATURES)}')
+    if len(guest.withhold) + len(guest.offer) > MAX_EDITS:
+        raise ValueError(f"guest: more than {MAX_EDITS} features withheld and offered")
+    if len(guest.eventfd) > MAX_CONNECTIONS:
+        raise ValueError(f"guest: more than {MAX_CONNECTIONS} connections in eventfd")
     if guest.syndbg not in SYNDBG:
         raise ValueError(f'guest: syndbg "{guest.syndbg}" is none of {", ".join(SYNDBG)}')
 

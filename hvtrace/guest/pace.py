@@ -1,4 +1,4 @@
-"""How many of each call a vCPU makes next: whole rounds of the table, or shares of a rate."""
+"""How many of each call a vCPU makes next, where a mix has a rate."""
 
 from __future__ import annotations
 
@@ -10,14 +10,6 @@ from time import monotonic
 
 TICK_SECONDS = 0.05
 SWING_SECONDS = 23.0
-
-
-def rounds(times: Sequence[int], count: int, stop: Event) -> Iterator[list[int]]:
-    """The whole table `count` times, or until `stop`."""
-    for _ in range(count):
-        if stop.is_set():
-            return
-        yield list(times)
 
 
 def paced(

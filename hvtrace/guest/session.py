@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import select
@@ -13,19 +12,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import hvtrace
 from hvtrace.errors import HvtraceError
-from hvtrace.guest import ledger as ledgers
-from hvtrace.guest import memory
+from hvtrace.guest.image import Amount, write
 from hvtrace.guest.kvm import Kvm
-from hvtrace.guest.mix import Mix
+from hvtrace.guest.ledger import Ledger, LedgerVm, fill, results
+from hvtrace.guest.memory import GuestMemory
+from hvtrace.guest.mix import Mix, version
 
 _STOP_SECONDS = 60.0  # an emulated machine can take some of them
 
-# A VM's process needs the standard library and this package only: without `site` (-S) it starts
-# in half the time, which counts on an emulated machine.
+# A VM's process needs the standard library and this package only, so it goes without `site`
+# (-S): that is a good part of its start, which counts where the machine is emulated.
+_COMMAND = (sys.executable, "-S", "-m", "hvtrace.guest.vm")
 _PACKAGES = Path(hvtrace.__file__).parents[1]
 
 
@@ -34,7 +35,6 @@ class Orders:
     """What to run."""
 
     mix: Mix
-    mix_name: str  # name or path, for the VMs' processes
     vms: int = 1
     vcpus: int = 1
     vms_per_process: int = 1
@@ -44,34 +44,14 @@ class Orders:
     name: str = ""  # of the VMs, a number behind it; the mix's where empty
 
 
-class _Vm:
-    """A VM's memory, and what its process told of it."""
-
-    def __init__(self, orders: Orders) -> None:
-        shape = (orders.vcpus, len(orders.mix.calls), orders.mix.blocks)
-        self.memory = memory.GuestMemory(memory.create("guest", *shape), *shape)
-        self.facts: dict[str, Any] = {}
-        self.kvm_hypercalls: int | None = None
-
-
 class _Process:
     """A process of VMs, and the lines between it and this one."""
 
-    def __init__(self, orders: Orders, name: str, vms: list[_Vm], first: int) -> None:
-        fds = [vm.memory.fd for vm in vms]
-        self.name, self.vms, self.first = name, vms, first
+    def __init__(self, name: str, memories: list[GuestMemory]) -> None:
+        fds = [memory.fd for memory in memories]
+        self.name, self.memories, self.idle = name, memories, False
         self.child = subprocess.Popen(
-            [
-                *(sys.executable, "-S", "-m", "hvtrace.guest.vm"),
-                *("--name", name),
-                *("--mix", orders.mix_name),
-                *("--vcpus", str(orders.vcpus)),
-                *(text for fd in fds for text in ("--memory", str(fd))),
-                *("--first", str(first)),
-                *("--rounds", str(orders.rounds)),
-                *("--rate", str(orders.rate)),
-                *("--seed", str(orders.seed)),
-            ],
+            [*_COMMAND, "--name", name, *map(str, fds)],
             env={**os.environ, "PYTHONPATH": str(_PACKAGES)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -87,15 +67,13 @@ class _Process:
         with contextlib.suppress(BrokenPipeError):
             self.input.write(f"{order}\n".encode())
 
-    def hear(self, event: str) -> dict[str, Any]:
+    def hear(self, event: str) -> None:
         """Wait for `event`. Raises HvtraceError for anything else."""
-        line = self.output.readline()
-        if not line:
+        said = self.output.readline().decode().strip()
+        if not said:
             raise HvtraceError(f"VM {self.name} has ended with status {self.child.wait()}")
-        message: dict[str, Any] = json.loads(line)
-        if message["event"] != event:
-            raise HvtraceError(f"VM {self.name}: {message.get('text', message)}")
-        return message
+        if said != event:
+            raise HvtraceError(f"VM {self.name}: {said.removeprefix('error ')}")
 
 
 class Session:
@@ -103,21 +81,27 @@ class Session:
 
     def __init__(self, orders: Orders) -> None:
         """Nothing is started before `with`."""
+        self.kernel = platform.release()
+        self.mix = orders.mix.on(version(self.kernel))
         self.orders = orders
         self.start = self.end = time.time()
-        self.cut_short = False
-        self.vms = [_Vm(orders) for _ in range(orders.vms)]
+        self.cut_short = bool(orders.rate)
+        self.memories = [self._image(i * orders.vcpus) for i in range(orders.vms)]
         self.processes: list[_Process] = []
+
+    def _image(self, first: int) -> GuestMemory:
+        orders = self.orders
+        amount = Amount(rounds=orders.rounds, rate=orders.rate, seed=orders.seed, first=first)
+        return write(self.mix, orders.vcpus, amount)
 
     def __enter__(self) -> Self:
         """Check that this host can, and start the processes. Raises HvtraceError."""
         Kvm()
-        orders, size = self.orders, self.orders.vms_per_process
+        size = self.orders.vms_per_process
         try:
-            for i, first in enumerate(range(0, orders.vms, size)):
-                name = f"{orders.name or orders.mix.name}-{i}"
-                vms = self.vms[first : first + size]
-                self.processes.append(_Process(orders, name, vms, first * orders.vcpus))
+            for i, first in enumerate(range(0, self.orders.vms, size)):
+                name = f"{self.orders.name or self.mix.name}-{i}"
+                self.processes.append(_Process(name, self.memories[first : first + size]))
         except BaseException:
             self._kill()
             raise
@@ -136,16 +120,26 @@ class Session:
             process.child.kill()
             process.child.wait()
 
-    def wait_ready(self) -> list[dict[str, Any]]:
-        """Wait until every guest stands before its first call.
-
-        Returns {"pid", "fd", "name", "vcpus": thread ids} of each VM.
-        """
+    def wait_ready(self) -> list[LedgerVm]:
+        """Wait until every guest stands before its first call, and say who they are."""
         for process in self.processes:
-            facts = process.hear("ready")["vms"]
-            for vm, own in zip(process.vms, facts, strict=True):
-                vm.facts = {"pid": process.child.pid, "name": process.name, **own}
-        return [vm.facts for vm in self.vms]
+            process.hear("ready")
+        return self.vms()
+
+    def vms(self) -> list[LedgerVm]:
+        """The VMs as their processes told of them."""
+        return [
+            LedgerVm(
+                pid=process.child.pid,
+                fd=memory.header.vm_fd,
+                name=process.name,
+                vcpus=tuple(memory.control(i).tid for i in range(memory.header.vcpus)),
+                first=memory.header.first,
+                kvm_hypercalls=memory.header.kvm_hypercalls if process.idle else None,
+            )
+            for process in self.processes
+            for memory in process.memories
+        ]
 
     def go(self) -> None:
         """Let the guests make their calls."""
@@ -155,55 +149,42 @@ class Session:
 
     def wait_idle(self, duration_s: float | None) -> None:
         """Wait until all calls are made, or for `duration_s` seconds, or until Ctrl-C."""
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             self._hear_idle(duration_s)
-        except KeyboardInterrupt:
+        busy = [process for process in self.processes if not process.idle]
+        for process in busy:
             self.cut_short = True
-        if waiting := [p for p in self.processes if any(v.kvm_hypercalls is None for v in p.vms)]:
-            self.cut_short = True
-            for process in waiting:
-                process.say("stop")
-            self._hear_idle(_STOP_SECONDS)
+            process.say("stop")
+        self._hear_idle(_STOP_SECONDS)
         self.end = time.time()
 
     def _hear_idle(self, seconds: float | None) -> None:
         """Take what arrives within `seconds`."""
         until = None if seconds is None else time.monotonic() + seconds
-        open_ = [p for p in self.processes if any(v.kvm_hypercalls is None for v in p.vms)]
-        while open_:
+        while busy := [process for process in self.processes if not process.idle]:
             left = None if until is None else max(0.0, until - time.monotonic())
-            ready, _, _ = select.select([p.output for p in open_], [], [], left)
+            ready, _, _ = select.select([process.output for process in busy], [], [], left)
             if not ready:
                 return
-            for process in [p for p in open_ if p.output in ready]:
-                counts = process.hear("idle")["hypercalls"]
-                for vm, count in zip(process.vms, counts, strict=True):
-                    vm.kvm_hypercalls = count
-                open_.remove(process)
+            for process in busy:
+                if process.output in ready:
+                    process.hear("idle")
+                    process.idle = True
 
-    def ledger(self) -> ledgers.Ledger:
+    def ledger(self) -> Ledger:
         """What the guests made so far; after `wait_idle` it is whole."""
-        orders = self.orders
-        ledger = ledgers.Ledger(
-            mix=orders.mix,
-            kernel=platform.release(),
-            seed=orders.seed,
+        ledger = Ledger(
+            mix=self.mix,
+            kernel=self.kernel,
+            seed=self.orders.seed,
             start=self.start,
             duration_s=self.end - self.start,
-            vms=[
-                ledgers.LedgerVm(
-                    pid=vm.facts["pid"],
-                    fd=vm.facts["fd"],
-                    name=vm.facts["name"],
-                    vcpus=tuple(vm.facts["vcpus"]),
-                    first=i * orders.vcpus,
-                    kvm_hypercalls=vm.kvm_hypercalls,
-                )
-                for i, vm in enumerate(self.vms)
-            ],
+            vms=self.vms(),
         )
-        found = [[ledgers.results(vm.memory, i) for i in range(orders.vcpus)] for vm in self.vms]
-        ledgers.fill(ledger, found, None if self.cut_short or orders.rate else orders.rounds)
+        found = [
+            [results(memory, i) for i in range(memory.header.vcpus)] for memory in self.memories
+        ]
+        fill(ledger, found, None if self.cut_short else self.orders.rounds)
         return ledger
 
     def close(self) -> None:

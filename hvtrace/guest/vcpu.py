@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import struct
 import threading
 from collections.abc import Callable, Iterator
 
 from hvtrace.errors import HvtraceError
 from hvtrace.guest import abi
-from hvtrace.guest.code import PANIC_PORT, STOP_PORT
 from hvtrace.guest.kvm import Vcpu
 from hvtrace.guest.machine import Machine
-from hvtrace.guest.memory import DESCRIPTOR_BYTES
-from hvtrace.guest.mix import Call
+from hvtrace.guest.memory import DESCRIPTOR_BYTES, PANIC_PORT, PATHS, STOP_PORT
 
 _PR_SET_NAME = 15
 _libc = ctypes.CDLL(None)
@@ -63,34 +61,29 @@ class VcpuThread(threading.Thread):
     """One vCPU from its first instruction to the end of its calls."""
 
     def __init__(
-        self,
-        machine: Machine,
-        number: int,
-        work: Iterator[list[int]],
-        signals: Signals,
-        fail: Callable[[str], None],
+        self, machine: Machine, number: int, signals: Signals, fail: Callable[[str], None]
     ) -> None:
-        """`work` gives the number of each call, slice after slice; the killed one excepted."""
+        """vCPU `number` of `machine`; `fail` is called with what went wrong."""
         super().__init__(name=f"vcpu{number}", daemon=True)
         self.number = number
-        self.work = work
-        self.fail = fail
         self.signals = signals
+        self.fail = fail
         self.memory = machine.memory
-        self.calls = machine.mix.calls
         self.vcpu = machine.vcpus[number]
         self.control = machine.memory.control(number)
-        self.descriptors = [machine.memory.descriptor(number, i) for i in range(len(self.calls))]
+        self.calls = machine.memory.descriptors(number)
+        self.answered = sum(PATHS[call.path] != "killed" for call in self.calls)
         self._other = Other(number, self.vcpu)
 
     def run(self) -> None:
         """Set up, wait for go, make all calls, and stay until the end of the VM."""
         set_name(self.name)
+        self.control.tid = threading.get_native_id()
         try:
             self._until_stop()
             self.signals.ready.wait()
             self.signals.go.wait()
-            for counts in self.work:
+            for counts in self._work():
                 self._slices(counts)
             self._last()
             self.signals.idle.wait()
@@ -98,25 +91,38 @@ class VcpuThread(threading.Thread):
             self.fail(f"{self.name}: {error}")
         self.signals.end.wait()
 
+    def _work(self) -> Iterator[list[int]]:
+        """How often each call is made, slice after slice."""
+        header, stop = self.memory.header, self.signals.stop
+        times = [call.times for call in self.calls[: self.answered]]
+        if not header.rate:
+            for _ in range(header.rounds):
+                if stop.is_set():
+                    return
+                yield times
+            return
+        from hvtrace.guest.pace import paced  # `random` is slow to load on an emulated machine
+
+        seed = f"{header.seed}/{header.first + self.number}"
+        yield from paced(times, header.rate, header.swing, seed, stop)
+
     def _slices(self, counts: list[int]) -> None:
-        """Make every call as often as `counts` says, enforced ones after the others."""
-        for descriptor, count in zip(self.descriptors, counts, strict=False):
-            descriptor.repeat = count
+        """Make every call as often as `counts` says; those under enforcement come last."""
+        for call, count in zip(self.calls, counts, strict=False):
+            call.repeat = count
         for enforce in (False, True):
-            chosen = [i for i in range(len(counts)) if self.calls[i].enforce == enforce]
+            chosen = [i for i in range(self.answered) if self.calls[i].enforce == enforce]
             if chosen:
                 self.vcpu.enable(abi.KVM_CAP_HYPERV_ENFORCE_CPUID, enforce)
                 self._slice(chosen[0], chosen[-1] + 1)
 
     def _last(self) -> None:
-        """The call that is never answered, where the mix has one."""
-        if self.calls[-1].path == "killed":
-            self.descriptors[-1].repeat = 1
+        """The call that is never answered, where there is one: the last of the table."""
+        for i in range(self.answered, len(self.calls)):
             self.vcpu.enable(abi.KVM_CAP_HYPERV_ENFORCE_CPUID, 0)
-            try:
-                self._slice(len(self.calls) - 1, len(self.calls))
-            except Pending:
-                return
+            self.calls[i].repeat = 1
+            with contextlib.suppress(Pending):
+                self._slice(i, i + 1)
 
     def _slice(self, first: int, end: int) -> None:
         self.control.first = self.memory.descriptor_address(self.number, first)
@@ -131,34 +137,31 @@ class VcpuThread(threading.Thread):
                 continue
             if run.exit_reason == abi.KVM_EXIT_IO and run.io.port == STOP_PORT:
                 return
-            if run.exit_reason == abi.KVM_EXIT_HYPERV:
-                # Writing a SynIC register exits with the same reason, for the VMM's information.
-                if run.hyperv.type == abi.KVM_EXIT_HYPERV_HCALL:
-                    self._forwarded()
-                continue
-            raise HvtraceError(self._defect())
+            if run.exit_reason != abi.KVM_EXIT_HYPERV:
+                raise HvtraceError(self._defect())
+            # Writing a SynIC register exits with the same reason, for the VMM's information.
+            if run.hyperv.type == abi.KVM_EXIT_HYPERV_HCALL:
+                self._forwarded()
 
     def _forwarded(self) -> None:
         """A hypercall is here: answer it, or not."""
         table = self.memory.descriptor_address(self.number, 0)
-        index = (self.control.current - table) // DESCRIPTOR_BYTES
-        call: Call = self.calls[index]
-        descriptor = self.descriptors[index]
-        self.vcpu.run.hyperv.result = call.answers[descriptor.forwarded % len(call.answers)]
-        descriptor.forwarded += 1
-        if call.path == "immediate-exit":
+        call = self.calls[(self.control.current - table) // DESCRIPTOR_BYTES]
+        path = PATHS[call.path]
+        self.vcpu.run.hyperv.result = call.answers[call.forwarded % call.answer_count]
+        call.forwarded += 1
+        if path == "immediate-exit":
             self.vcpu.complete()
-        elif call.path == "other-thread":
+        elif path == "other-thread":
             self._other.complete()
-            descriptor.moved += 1
-        elif call.path == "killed":
+            call.moved += 1
+        elif path == "killed":
             raise Pending
 
     def _defect(self) -> str:
         run = self.vcpu.run
         if run.exit_reason == abi.KVM_EXIT_IO and run.io.port == PANIC_PORT:
-            at = self.control.panic_frame
-            words = struct.unpack("<6Q", self.memory.map[at : at + 48])
+            words = self.memory.words(self.control.panic_frame, 6)
             return "the guest had an exception; its frame: " + " ".join(f"{w:#x}" for w in words)
         return f"the guest left with exit reason {run.exit_reason}, which nothing expects"
 

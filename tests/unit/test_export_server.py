@@ -148,12 +148,14 @@ def test_garbage_does_no_harm(served, capfd, garbage):
     assert capfd.readouterr().err == ""
 
 
-def test_a_silent_client_neither_blocks_nor_stays(served, monkeypatch):
+def test_a_silent_client_neither_blocks_nor_stays(served, monkeypatch, capfd):
+    assert server_module._Handler.timeout == server_module.CLIENT_SECONDS == 10
     monkeypatch.setattr(server_module._Handler, "timeout", 0.3)
     with socket.create_connection(urlsplit(served.url).netloc.split(":"), timeout=30) as client:
         client.sendall(b"GET /metr")
         assert ask(served)[0].status == 200
         assert client.recv(10_000) == b""  # hung up on
+    assert capfd.readouterr().err == ""
 
 
 def test_a_client_that_leaves_early_does_no_harm(served, capfd):

@@ -8,6 +8,10 @@ from itertools import count, islice
 
 FORWARDED = frozenset({"vmm", "immediate-exit", "other-thread", "killed"})
 SITES = ("page", "vmcall", "vmmcall", "user")
+VERDICTS = (
+    *("memory", "none", "unknown", "impossible"),
+    *("refused", "used-gpr", "used-xmm", "claimed"),
+)
 SYNDBG = ("off", "on", "hypercalls")
 
 

@@ -60,7 +60,7 @@ from hvtrace.guest.memory import (
     PATHS,
     XMM_REGISTERS,
 )
-from hvtrace.guest.mix import SITES, SYNDBG, Before, Call, Guest, Mix, version
+from hvtrace.guest.mix import SITES, SYNDBG, VERDICTS, Before, Call, Guest, Mix, version
 
 FOLDER = Path(__file__).with_name("mixes")
 
@@ -133,6 +133,7 @@ def _problems(call: Call) -> list[str]:
         (call.path not in PATHS, f'path "{call.path}" is none of {", ".join(PATHS)}'),
         (call.via not in SITES, f'via "{call.via}" is none of {", ".join(SITES)}'),
         ((call.via == "user") != (call.path == "unseen"), 'via "user" goes with path "unseen"'),
+        (call.xmm_output not in VERDICTS, f'no verdict "{call.xmm_output}" on XMM output'),
         (len(call.xmm) > 2 * XMM_REGISTERS, "xmm has more than 12 halves"),
         (8 * len(call.block) > PAGE_BYTES, "block is longer than a page"),
         (bool(call.block) and call.fast, "a fast call has no block"),

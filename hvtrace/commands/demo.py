@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -87,7 +87,8 @@ def _guests() -> Iterator[None]:
             yield
             ended_early = process.poll() is not None
             process.terminate()
-            process.wait(timeout=_GUEST_END_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_GUEST_END_SECONDS)
         finally:
             process.kill()
             process.wait()

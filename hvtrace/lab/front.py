@@ -63,12 +63,15 @@ class Terminal(Front):
 
     It is taken (raw mode) when the command first prints, so that until then Ctrl-C
     means what it always means; from then on `STOP_KEY` ends the VM.
+
+    Args:
+        keyboard, screen: descriptors of the terminal, to read from and to write to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keyboard: int, screen: int) -> None:
         super().__init__(self._write_out)
-        self._in = sys.stdin.fileno()
-        self._out = sys.stdout.fileno()
+        self._in = keyboard
+        self._out = screen
         self._found: list[Any] | None = None
         self._is_resized = False
         self._alternate = False
@@ -82,7 +85,7 @@ class Terminal(Front):
 
     @property
     def keyboard(self) -> int | None:
-        """Standard input, from the moment the terminal was taken."""
+        """The terminal, from the moment the terminal was taken."""
         return self._in if self._found is not None else None
 
     def show(self, data: bytes) -> None:
@@ -132,7 +135,7 @@ class Terminal(Front):
 def here() -> Front:
     """The terminal this process runs in, or its standard output where it has none."""
     if sys.stdin.isatty() and sys.stdout.isatty():
-        return Terminal()
+        return Terminal(sys.stdin.fileno(), sys.stdout.fileno())
 
     def write(data: bytes) -> None:
         sys.stdout.buffer.write(data)

@@ -17,6 +17,9 @@ PACKAGES = {
     "setpriv": "util-linux",
 }
 
+# depmod stands in /sbin, which an ordinary user's PATH on Debian leaves out.
+SYSTEM_FOLDERS = ":/usr/sbin:/sbin"
+
 
 def tool(name: str) -> str:
     """Where a program of `PACKAGES` is.
@@ -53,8 +56,7 @@ def _missing(packages: list[str]) -> HvtraceError:
 
 
 def _find(name: str) -> str | None:
-    # depmod stands in /sbin, which an ordinary user's PATH on Debian leaves out.
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + SYSTEM_FOLDERS)
     if name == "busybox" and path is not None and not _is_static(Path(path)):
         return None
     return path

@@ -1,0 +1,66 @@
+"""QEMU's command line: the options that the lab's promises hang on."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from hvtrace.lab import qemu
+from hvtrace.lab.kernels import Kernel
+
+KERNEL = Kernel("6.12", Path("/k/vmlinuz"), Path("/k/modules"))
+WIRING = qemu.Wiring(Path("/s/a,b"), Path("/s/console,log"), Path("/s/initrd"), 11, 13)
+
+
+@pytest.fixture(autouse=True)
+def _programs(monkeypatch):
+    monkeypatch.setattr(qemu, "tool", lambda name: name)
+
+
+def pairs(command: list[str]) -> set[tuple[str, str]]:
+    return set(itertools.pairwise(command))
+
+
+def command(icount: bool = False) -> list[str]:
+    return qemu.command(KERNEL, WIRING, icount=icount)
+
+
+def test_it_ends_with_us():
+    assert command()[:4] == ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"]
+
+
+def test_a_panic_is_an_exit():
+    assert "-no-reboot" in command()
+    (append,) = [value for name, value in pairs(command()) if name == "-append"]
+    assert "panic=-1" in append.split()
+
+
+def test_the_hosts_files_are_read_only_and_the_share_is_not():
+    options = {value for name, value in pairs(command()) if name == "-fsdev"}
+    common = "security_model=none,multidevs=remap"
+    assert options == {
+        f"local,id=root,path=/,{common},readonly=on",
+        f"local,id=share,path=/s/a,,b,{common}",
+    }
+
+
+def test_one_thread_emulates_svm():
+    assert ("-accel", "tcg,thread=single") in pairs(command())
+    assert ("-cpu", "max,+svm") in pairs(command())
+
+
+@pytest.mark.parametrize(("icount", "cpus"), [(False, "2"), (True, "1")])
+def test_a_clock_that_counts_instructions_takes_one_cpu(icount, cpus):
+    assert ("-smp", cpus) in pairs(command(icount))
+    assert ("-icount" in command(icount)) == icount
+
+
+def test_wires():
+    assert ("-chardev", "socket,id=terminal,fd=11") in pairs(command())
+    assert ("-chardev", "socket,id=size,fd=13") in pairs(command())
+    assert ("-device", "virtserialport,chardev=size,name=hvtrace.size") in pairs(command())
+    assert ("-chardev", "file,id=console,path=/s/console,,log") in pairs(command())
+    inside = Path(qemu.__file__).with_name("inside.sh").read_text()
+    assert "hvtrace.size" in inside

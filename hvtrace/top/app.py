@@ -264,7 +264,7 @@ class TopApp(App[None]):
         elif state.frame and state.frame.rows:
             now = "No call matches the filter; Esc drops it."
         else:
-            now = "No hypercall yet: waiting for a guest to make one."
+            now = "No VM makes hypercalls now; one that does appears here."
         return "\n".join((now, *self._said))
 
 

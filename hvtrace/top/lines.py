@@ -41,7 +41,8 @@ def summary(state: State) -> Text:
     line.append(f"{GAP}{frame.vms} VM{'' if frame.vms == 1 else 's'}")
     span = frame.span(state.view.scope)
     if span.seconds:
-        line.append(f"{GAP}{text.quantity(span.calls / span.seconds)} calls/s", "bold")
+        rate = span.calls / span.seconds if span.calls else 0
+        line.append(f"{GAP}{text.quantity(rate)} calls/s", "bold")
         line.append(f"{GAP}{text.duration(span.time_ns / span.seconds)}/s in calls")
         line.append(f"{GAP}{state.view.scope.value} {text.duration(span.seconds * 1e9)}")
     return line

@@ -58,7 +58,7 @@ class Frame:
     rows: tuple[Row, ...]
     total: Span
     last: Span | None  # None until the first interval is over
-    lost: Lost  # since the start, or the last reset
+    lost: Lost  # since the first snapshot, or the last reset
     in_flight: int
 
     def span(self, scope: Scope) -> Span:
@@ -87,8 +87,9 @@ class Model:
         """The frame of a new snapshot."""
         before, self._latest = self._latest, snapshot
         if self._base is None:
-            # Its counters began at zero: totals are those of the source, not a call less.
-            self._base = replace(empty(), monotonic_ns=snapshot.monotonic_ns)
+            # Its counters began at zero: totals are those of the source, not a call less. But
+            # what is lost by then (completions of calls that were open while attaching) is no loss.
+            self._base = replace(empty(), monotonic_ns=snapshot.monotonic_ns, lost=snapshot.lost)
         if self._reset:
             self._reset = False
             self._base, before = snapshot, None

@@ -172,7 +172,7 @@ async def test_attaching_is_said_at_once_and_progress_is_shown():
         hold.put(1)
         await view.until(lambda: " 4 probes attached " in view.status)
         source.queue.put(snapshot(time=START))
-        await view.until(lambda: "No hypercall yet" in view.text)
+        await view.until(lambda: "No VM makes hypercalls now" in view.text)
         assert "waiting for KVM to be loaded" in view.text
         source.over = True
     assert source.closed
@@ -333,8 +333,8 @@ async def test_pause_freezes_the_picture_and_not_the_counting():
 async def test_reset():
     async with top() as view:
         rows = [[row(code=2, latencies_ns=[700] * n)] for n in (7, 18, 31, 33)]
-        lost = Lost(orphans=3)
-        snapshots = [snapshot(r, time=START + i, lost=lost) for i, r in enumerate(rows)]
+        lost = [Lost(), *[Lost(orphans=3)] * 3]
+        snapshots = [snapshot(r, time=START + i, lost=lost[i]) for i, r in enumerate(rows)]
         await view.push(*snapshots[:2])
         assert "LOST orphans 3" in view.status
         await view.press("r")
@@ -365,9 +365,9 @@ async def test_interval():
 
 async def test_losses_and_calls_in_flight():
     async with top() as view:
-        await view.push(snapshot(time=START, in_flight=3))
+        await view.push(snapshot(time=START, in_flight=3, lost=Lost(no_slot=1)))
         assert "in flight 3  lost 0" in view.status
-        await view.push(snapshot(time=START + 1, lost=Lost(no_slot=2, no_thread=5)))
+        await view.push(snapshot(time=START + 1, lost=Lost(no_slot=3, no_thread=5)))
         assert "in flight 0   LOST no_slot 2, no_thread 5 " in view.status
 
 

@@ -56,6 +56,13 @@ def test_since_start():
     assert summary(state(view=View().other_scope())).plain.endswith("in calls  total 2.00s")
 
 
+def test_nothing_in_an_interval():
+    model = Model()
+    model.feed(snapshot(time=START))
+    frame = model.feed(snapshot(time=START + 1))
+    assert "  0 VMs  0 calls/s  0ns/s in calls  last 1.00s" in summary(State(frame=frame)).plain
+
+
 def test_one_vm():
     model = Model()
     model.feed(snapshot(time=START))

@@ -120,6 +120,12 @@ def test_losses_and_calls_in_flight():
     assert (frame.lost, frame.in_flight) == (lost, 0)  # of the whole, not of an interval
 
 
+def test_what_was_open_while_attaching_is_no_loss():
+    model = Model()
+    assert model.feed(at(0, lost=Lost(orphans=118))).lost == Lost()
+    assert model.feed(at(1, lost=Lost(orphans=120))).lost == Lost(orphans=2)
+
+
 def test_ended_vm_stays_for_a_while_and_then_goes():
     lasting, ended = vm("stays", 1009), vm("goes", 1013)
     rows = (row(lasting, FLUSH, latencies_ns=[700] * 3), row(ended, IPI, latencies_ns=[900] * 5))

@@ -30,7 +30,7 @@ A row is a (vm, code, fast, handler), in this order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
@@ -38,6 +38,7 @@ from typing import Any
 from hvtrace import __version__
 from hvtrace.guest.memory import XMM_REGISTERS, Descriptor, GuestMemory
 from hvtrace.guest.mix import FORWARDED, Call, Mix
+from hvtrace.hyperv import codes, statuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,23 +269,27 @@ def _hex(statuses: dict[int, int]) -> dict[str, int]:
     return {f"0x{status:04x}": statuses[status] for status in sorted(statuses)}
 
 
-def as_text(ledger: Ledger) -> Iterable[str]:
-    """Lines for people, 80 columns: a table for each VM, then the problems."""
-    from hvtrace.hyperv import codes, statuses
-
+def as_text(ledger: Ledger) -> Iterator[str]:
+    """Lines for people, 80 columns: a table for each VM, a line for each outcome; problems."""
     for i, vm in enumerate(ledger.vms):
-        own = {key: ledger.rows[key] for key in sorted(ledger.rows) if key[0] == i}
-        yield (
-            f"{vm.name}: process {vm.pid}, {len(vm.vcpus)} vCPUs,"
-            f" {ledger.hypercalls(i)} calls completed, {vm.kvm_hypercalls} by KVM's count"
-        )
-        yield f"  {'CALL':<34} {'FAST':4} {'BY':6} {'CALLS':>7} {'UNFIN':>5}  STATUS"
-        for (_, code, fast, handler), row in own.items():
-            name = codes.name_of(code).removeprefix("HvCall")[:34]
-            kind = ("xmm" if row.xmm_input else "yes") if fast else "no"
-            seen = [f"{statuses.name_of(s)} {n}" for s, n in sorted(row.statuses.items())] or ["-"]
-            head = f"  {name:<34} {kind:4} {handler:6} {row.calls:7} {row.unfinished:5}  "
-            yield from (
-                f"{head if j == 0 else ' ' * len(head)}{text}" for j, text in enumerate(seen)
-            )
+        vcpus = f"{len(vm.vcpus)} vCPU{'s' if len(vm.vcpus) != 1 else ''}"
+        kvm = "" if vm.kvm_hypercalls is None else f", {vm.kvm_hypercalls} by KVM's count"
+        made = f"{ledger.hypercalls(i)} calls completed{kvm}"
+        yield f"{vm.name}: process {vm.pid}, {vcpus}, {made}"
+        yield f"  {'CALL':27} {'FAST':4} {'BY':6} {'COUNT':>8} OUTCOME"
+        for key in sorted(key for key in ledger.rows if key[0] == i):
+            yield from _row_text(key, ledger.rows[key])
     yield from (f"problem: {text}" for text in ledger.problems)
+
+
+def _row_text(key: Key, row: Row) -> Iterator[str]:
+    _, code, fast, handler = key
+    name = codes.name_of(code).removeprefix("HvCall")[:27]
+    kind = ("xmm" if row.xmm_input else "yes") if fast else "no"
+    head = f"  {name:27} {kind:4} {handler:6}"
+    outcomes = [(n, statuses.name_of(status)) for status, n in sorted(row.statuses.items())]
+    if row.unfinished:
+        outcomes.append((row.unfinished, "unfinished"))
+    for count, outcome in outcomes:
+        yield f"{head} {count:8} {outcome[:29]}"
+        head = " " * len(head)

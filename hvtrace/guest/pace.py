@@ -10,6 +10,7 @@ from time import monotonic
 
 TICK_SECONDS = 0.05
 SWING_SECONDS = 23.0
+MAX_BUSY = 0.2  # share of a vCPU's time: an emulated machine has work besides its guests
 
 
 def paced(
@@ -17,8 +18,8 @@ def paced(
 ) -> Iterator[list[int]]:
     """Calls for one tick after another, about `rate` a second in all, until `stop`.
 
-    Late ticks are not made up for: a slow machine makes fewer calls, not a
-    burst. The same `seed` gives the same draws for the same sequence of ticks.
+    Late ticks are not made up for, and a tick whose calls take long makes the
+    next one late (MAX_BUSY): a slow machine makes fewer calls. The same `seed` gives the same draws for the same sequence of ticks.
     """
     rng = random.Random(seed)
     phase = rng.uniform(0, 2 * math.pi)
@@ -27,7 +28,7 @@ def paced(
         now = monotonic()
         load = 1 + swing * math.sin(2 * math.pi * (now - start) / SWING_SECONDS + phase)
         yield draw(shares, rate * load * TICK_SECONDS, rng)
-        due = max(due + TICK_SECONDS, now)
+        due = max(due + TICK_SECONDS, now + (monotonic() - now) / MAX_BUSY)
 
 
 def draw(shares: Sequence[int], calls: float, rng: random.Random) -> list[int]:

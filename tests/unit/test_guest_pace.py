@@ -76,9 +76,22 @@ def test_late_ticks_are_not_made_up_for(clock: Clock) -> None:
     made = 0
     for counts in islice(pace.paced([1], 1000.0, 0.0, "seed", clock.stop(after=1e9)), 10):
         made += sum(counts)
-        clock.now += 1.0  # the slice took twenty ticks
+        clock.now += 1.0  # the slice took as long as twenty ticks
     assert made == pytest.approx(10 * 1000 * pace.TICK_SECONDS, rel=0.5)
-    assert set(clock.waited) == {0.0}
+
+
+def test_a_slow_machine_is_left_time_for_others(clock: Clock) -> None:
+    began = clock.now
+    for _ in islice(pace.paced([1], 1000.0, 0.0, "seed", clock.stop(after=1e9)), 101):
+        clock.now += 0.03  # more than MAX_BUSY of a tick
+    assert clock.now - began == pytest.approx(100 * 0.03 / pace.MAX_BUSY, rel=0.01)
+
+
+def test_quick_slices_do_not_delay(clock: Clock) -> None:
+    began = clock.now
+    for _ in islice(pace.paced([1], 1000.0, 0.0, "seed", clock.stop(after=1e9)), 101):
+        clock.now += 0.009  # less than MAX_BUSY of a tick
+    assert clock.now - began == pytest.approx(100 * pace.TICK_SECONDS, rel=0.01)
 
 
 def test_the_seed_decides(clock: Clock) -> None:

@@ -1,0 +1,116 @@
+"""A guest without KVM: does to a guest's memory what the machine code and KVM do.
+
+Unit tests of the VMM's side stand on it. As a program it is `hvtrace.guest.vm`
+with KVM replaced: ``python guest_model.py --name NAME FD...``.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+
+from hvtrace.guest import abi, vm
+from hvtrace.guest.kvm import Vcpu
+from hvtrace.guest.memory import DESCRIPTOR_BYTES, PATHS, STOP_PORT, Descriptor, GuestMemory
+
+KERNEL_STATUS = 0x0002  # what the model's kernel says to a call with an odd code; else success
+
+
+class ModelVcpu:
+    """A vCPU: stands in for hvtrace.guest.kvm.Vcpu."""
+
+    def __init__(self, memory: GuestMemory, number: int) -> None:
+        self.memory = memory
+        self.number = number
+        self.run = abi.Run()
+        self.enforced: list[int] = []  # every switch of enforcement
+        self.made: list[tuple[int, int]] = []  # (index of the call, enforcement then)
+        self.completed_by: list[str] = []  # names of threads
+        self.hypercalls = 0
+        self._forwarded: Descriptor | None = None
+        self._guest = self._code()
+
+    def enable(self, capability: int, *args: int) -> None:
+        assert capability == abi.KVM_CAP_HYPERV_ENFORCE_CPUID
+        self.enforced.append(args[0])
+
+    def enter(self) -> bool:
+        if self._forwarded is not None:
+            self._complete(self._forwarded, self.run.hyperv.result)
+            self._forwarded = None
+        if self.run.immediate_exit:
+            return False
+        next(self._guest)
+        return True
+
+    def complete(self) -> None:
+        Vcpu.complete(self)  # type: ignore[arg-type]
+
+    def count(self, name: str) -> int:
+        assert name == "hypercalls"
+        return self.hypercalls
+
+    def _code(self) -> Iterator[None]:
+        self._exit_hyperv(kind=1)  # a SynIC register was written
+        yield
+        control = self.memory.control(self.number)
+        table = self.memory.descriptor_address(self.number, 0)
+        calls = self.memory.descriptors(self.number)
+        while True:
+            self.run.exit_reason = abi.KVM_EXIT_IO
+            self.run.io.port = STOP_PORT
+            yield
+            for address in range(control.first, control.end, DESCRIPTOR_BYTES):
+                control.current = address
+                index = (address - table) // DESCRIPTOR_BYTES
+                for _ in range(calls[index].repeat):
+                    self.made.append((index, self.enforced[-1]))
+                    if self._call(calls[index]):
+                        yield
+
+    def _call(self, call: Descriptor) -> bool:
+        """One call; whether the VMM has to answer it."""
+        call.started += 1
+        path = PATHS[call.path]
+        if path in ("fault", "unseen"):
+            call.faulted += 1
+        elif path == "kernel":
+            self._complete(call, KERNEL_STATUS if call.input & 1 else 0)
+        else:
+            self._forwarded = call
+            self._exit_hyperv(kind=abi.KVM_EXIT_HYPERV_HCALL)
+            return True
+        return False
+
+    def _exit_hyperv(self, kind: int) -> None:
+        self.run.exit_reason = abi.KVM_EXIT_HYPERV
+        self.run.hyperv.type = kind
+
+    def _complete(self, call: Descriptor, result: int) -> None:
+        self.hypercalls += 1
+        self.completed_by.append(threading.current_thread().name)
+        call.completed += 1
+        call.reps += result >> 32 & 0xFFF
+        call.rax_out, call.rdx_out, call.r8_out = result, call.rdx_in, call.r8_in
+        call.xmm_out = call.xmm_in
+        for entry in call.statuses:
+            if entry.count == 0 or entry.status == result & 0xFFFF:
+                entry.status = result & 0xFFFF
+                entry.count += 1
+                return
+
+
+class ModelMachine:
+    """A VM: stands in for hvtrace.guest.machine.Machine."""
+
+    def __init__(self, kvm: object, memory: GuestMemory) -> None:
+        self.memory = memory
+        memory.header.vm_fd = 100 + memory.fd
+        self.vcpus = [ModelVcpu(memory, i) for i in range(memory.header.vcpus)]
+
+
+if __name__ == "__main__":
+    vm.Kvm = object  # type: ignore[assignment, misc]
+    vm.Machine = ModelMachine  # type: ignore[assignment, misc]
+    vm.main(sys.argv[1:])

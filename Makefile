@@ -81,7 +81,7 @@ define apt_install
 	  $(APT) update -qq && $(APT) install -y -qq --no-install-recommends $$missing >/dev/null; }
 endef
 
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .venv/.ready: pyproject.toml Makefile
 	$(call apt_install,$(PACKAGES))

@@ -253,8 +253,8 @@ class TopApp(App[None]):
         self._table.show(rows, state.view, name_widths(state.frame), self._note())
         hidden = state.view.column not in dict(self._table.columns.columns)
         self.state = replace(state, shown=len(rows), sort_hidden=hidden)
-        self._summary.update(lines.summary(self.state))
-        self._status.update(lines.status(self.state))
+        self._summary.update(lines.summary(self.state), layout=False)
+        self._status.update(lines.status(self.state), layout=False)
 
     def _note(self) -> str:
         """What to say where there is no row."""

@@ -111,9 +111,9 @@ def vm_text(vm: Vm, label: str) -> str:
     return f"{ENDED if vm.ended else ''}{label}"
 
 
-def call_text(name: str) -> str:
+def call_text(code: int) -> str:
     """Name of a call as shown, where there is room for all of it."""
-    return name.removeprefix("HvCall")
+    return text.short_names([code], 1000)[code]
 
 
 def _attempts(shown: Shown) -> int | None:
@@ -142,9 +142,9 @@ VM = Column(
 CALL = Column(
     "call",
     16,
-    "hypercall, named as in the TLFS without HvCall",
+    "hypercall, named as in the TLFS, without Hv and Call",
     lambda shown: shown.total.total.name.lower(),
-    lambda shown: call_text(shown.total.total.name),
+    lambda shown: call_text(shown.code),
     left=True,
 )
 RATE = _quantity("/s", "calls per second", _rate)

@@ -58,10 +58,10 @@ def name_widths(frame: Frame | None) -> tuple[int, int]:
     """Width of the longest VM and call name in `frame`, on the screen."""
     rows = frame.rows if frame else ()
     vms = {row.vm.identity: vm_text(row.vm, row.label) for row in rows}
-    calls = {row.total.total.code: call_text(row.total.total.name) for row in rows}
+    calls = {call_text(code) for code in {row.total.total.code for row in rows}}
     return (
         max((cell_len(name) for name in vms.values()), default=VM.width),
-        max((len(name) for name in calls.values()), default=CALL.width),
+        max((len(name) for name in calls), default=CALL.width),
     )
 
 

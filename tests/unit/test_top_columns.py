@@ -99,6 +99,7 @@ def test_names():
     one = shown(row(vm("evil\x1b[31m", ended=True), 0xFFF0, latencies_ns=[7]))
     assert cells(one)["vm"] == "×evil?[31m"  # noqa: RUF001
     assert cells(one)["call"] == cells(one)["code"] == "0xfff0"
+    assert cells(shown(row(code=0x8001, latencies_ns=[7])))["call"] == "ExtQueryCapabilities"
     assert BY_KEY["vm"].value(one) == "evil?[31m"
 
 

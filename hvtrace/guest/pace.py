@@ -19,7 +19,8 @@ def paced(
     """Calls for one tick after another, about `rate` a second in all, until `stop`.
 
     Late ticks are not made up for, and a tick whose calls take long makes the
-    next one late (MAX_BUSY): a slow machine makes fewer calls. The same `seed` gives the same draws for the same sequence of ticks.
+    next one late (MAX_BUSY): a slow machine makes fewer calls. The same `seed`
+    gives the same draws for the same sequence of ticks.
     """
     rng = random.Random(seed)
     phase = rng.uniform(0, 2 * math.pi)

@@ -45,7 +45,6 @@ def run(
             out.write((_json if as_json else _table)(before, after, source.kernel, out))
             out.flush()
         except BrokenPipeError:
-            _forget(out)
             return
         before = after
         done += 1
@@ -67,10 +66,3 @@ def _table(before: Snapshot, after: Snapshot, _: str, out: TextIO) -> str:
 
 def _seconds(before: Snapshot, after: Snapshot) -> float:
     return (after.monotonic_ns - before.monotonic_ns) / 1e9
-
-
-def _forget(out: TextIO) -> None:
-    """What is left in the buffer has nowhere to go; Python would complain of that at its end."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, out.fileno())
-    os.close(null)

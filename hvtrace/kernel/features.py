@@ -50,6 +50,8 @@ def probe(anyway: bool, say: Callable[[str], None]) -> Features:
     `say` takes progress lines. With `anyway`, a KVM without Hyper-V support is
     accepted. Raises HvtraceError where tracing is impossible.
     """
+    if platform.machine() != "x86_64":
+        raise HvtraceError("KVM has Hyper-V guests on x86-64 only: there is nothing to trace here")
     _check_privilege()
     _check_bpf()
     events = _mounted_tracefs() / "events"

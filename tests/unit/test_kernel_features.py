@@ -110,6 +110,12 @@ def test_no_bpf(number: int, text: str, monkeypatch) -> None:
     assert text in message()
 
 
+@pytest.mark.usefixtures("host")
+def test_another_architecture(monkeypatch) -> None:
+    monkeypatch.setattr(features.platform, "machine", lambda: "aarch64")
+    assert "x86-64 only" in message()
+
+
 def test_tracefs_that_cannot_be_mounted(host: Path) -> None:
     remove(host / "tracing" / "events")
     assert "mount -t tracefs" in message()

@@ -27,7 +27,10 @@ from hvtrace.stats.snapshot import Snapshot, Source, delta, rollup, select
 POLL_SECONDS = 0.25
 """How often to look while waiting: VMs are to be known by name before they are gone."""
 
-NO_CALLS = "Guests make them only with Hyper-V enlightenments on (QEMU: -cpu ...,hv-time,hv-vapic)."
+NO_CALLS = """\
+Guests make them only with Hyper-V enlightenments on, such as QEMU's
+-cpu host,hv-vpindex,hv-synic,hv-tlbflush,hv-ipi (or hv-passthrough).
+"""
 
 EXAMPLES = """\b
 Examples:
@@ -220,5 +223,5 @@ def _text(result: Result, form: str | None, out: TextIO) -> str:
     width = max(80, shutil.get_terminal_size().columns) if terminal else 80
     text = table.render(counted, duration_s, width, terminal and "NO_COLOR" not in os.environ)
     if not len(counted.rows):
-        text += NO_CALLS + "\n"
+        text += NO_CALLS
     return text.encode(out.encoding, "replace").decode(out.encoding)

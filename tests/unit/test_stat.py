@@ -97,7 +97,8 @@ def test_output_goes_to_a_file(source, tmp_path):
 
 def test_no_calls_come_with_a_hint(source):
     source.left = [snapshot(), snapshot(time=START + 10)]
-    assert run("-d", "0.01").stdout == f"No hypercalls in 10.0s.\n{stat.NO_CALLS}\n"
+    assert run("-d", "0.01").stdout == f"No hypercalls in 10.0s.\n{stat.NO_CALLS}"
+    assert max(map(len, stat.NO_CALLS.splitlines())) <= 80
     assert run("-d", "0.01", "--csv").stdout.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""What came of a run of pytest elsewhere: read from its report, told at the end."""
+"""Runs of pytest elsewhere: their lines, their reports, the last words on them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,42 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
+
+from hvtrace.lab.front import Front
 
 WIDTH = 80
+
+
+class Lines(Front):
+    """Shows whole lines, each behind a name: several VMs talk at once.
+
+    Args:
+        name: goes before each line.
+        out: where to.
+    """
+
+    def __init__(self, name: str, out: TextIO) -> None:
+        super().__init__(self._add)
+        self._name = name
+        self._out = out
+        self._rest = b""
+
+    def _add(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._put(line)
+
+    def _put(self, line: bytes) -> None:
+        # One write for one line, so that two threads never mix theirs.
+        self._out.write(f"{self._name}{line.decode(errors='replace').rstrip()}\n")
+        self._out.flush()
+
+    def release(self) -> None:
+        """The VM is gone: show what had no end of line."""
+        if self._rest:
+            self._put(self._rest)
+            self._rest = b""
 
 
 @dataclass(frozen=True)
@@ -62,8 +96,8 @@ def _why(child: ET.Element) -> str:
     return f"{'skipped: ' if child.tag == 'skipped' else ''}{lines[0]}"
 
 
-def summary(outcomes: Sequence[Outcome]) -> tuple[str, bool]:
-    """The last words on all runs, and whether every one is good."""
+def summary(outcomes: Sequence[Outcome], seconds: float) -> tuple[str, bool]:
+    """The last words on all runs, which took that long together; whether every one is good."""
     lines = ["", " real hypercalls ".center(WIDTH, "=")]
     for one in outcomes:
         counts = f"{one.passed} passed" + (f", {len(one.bad)} not" if one.bad else "")
@@ -75,7 +109,6 @@ def summary(outcomes: Sequence[Outcome]) -> tuple[str, bool]:
     is_good = bool(outcomes) and all(one.is_good for one in outcomes)
     passed = sum(one.passed for one in outcomes)
     bad = sum(len(one.bad) or (not one.is_good) for one in outcomes)
-    seconds = sum(one.seconds for one in outcomes)
     total = f"{f'{bad} failed, ' if bad else ''}{passed} passed in {seconds:.0f} s"
     lines.append(f" {total} ".center(WIDTH, "="))
     return "\n".join(lines), is_good

@@ -210,6 +210,13 @@ def test_ctrl_c_ends_qemu(bench):
     assert not is_alive(pid_of_stand_in(bench))
 
 
+def test_the_terminals_ctrl_c_does_not_reach_qemu(bench):
+    """It is in a session of its own: we decide what Ctrl-C means, and end it in order."""
+    bench.does("started(); terminal.send(str(os.getsid(0)).encode()); end(0)")
+    bench.vm.run(["true"])
+    assert int(bench.shown) != os.getsid(0)
+
+
 def test_qemu_does_not_outlive_a_killed_hvtrace(bench, tmp_path):
     bench.does(HANGS)
     program = textwrap.dedent(f"""

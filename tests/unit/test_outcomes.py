@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
-from tests.outcomes import WIDTH, Outcome, read_report, summary
+from tests.outcomes import WIDTH, Lines, Outcome, read_report, summary
 
 CASE = '<testcase classname="tests.vm.test_truth" name="{name}">{inner}</testcase>'
 
@@ -70,10 +72,10 @@ GOOD = Outcome(passed=13).titled("6.1.0-50-amd64 tests/vm", 61.4)
 
 
 def test_summary_of_good_runs():
-    text, is_good = summary([GOOD, GOOD])
+    text, is_good = summary([GOOD, GOOD], 72.6)
     assert is_good
     assert "ok   6.1.0-50-amd64 tests/vm" in text
-    assert " 26 passed in 123 s " in text
+    assert " 26 passed in 73 s " in text
     assert all(len(line) <= WIDTH for line in text.splitlines())
 
 
@@ -87,7 +89,7 @@ def test_summary_of_good_runs():
     ],
 )
 def test_one_bad_run_spoils_it(other):
-    text, is_good = summary([GOOD, other.titled("7.2 tests/vm", 1)])
+    text, is_good = summary([GOOD, other.titled("7.2 tests/vm", 1)], 61)
     assert not is_good
     assert "FAIL 7.2 tests/vm" in text
     assert "1 failed, " in text
@@ -98,4 +100,24 @@ def test_one_bad_run_spoils_it(other):
 
 
 def test_nothing_is_not_good():
-    assert not summary([])[1]
+    assert not summary([], 0)[1]
+
+
+def test_lines_are_whole_and_named():
+    out = io.StringIO()
+    lines = Lines("6.1 | ", out)
+    lines.show(b"tests/vm/a.py .")
+    assert out.getvalue() == ""
+    lines.show(b".\r\nsecond\nlast")
+    assert out.getvalue() == "6.1 | tests/vm/a.py ..\n6.1 | second\n"
+    lines.release()
+    lines.release()
+    assert out.getvalue().endswith("second\n6.1 | last\n")
+
+
+def test_a_character_that_comes_in_two_pieces():
+    out = io.StringIO()
+    lines = Lines("", out)
+    lines.show(b"2 \xc2")
+    lines.show(b"\xb5s\n")
+    assert out.getvalue() == "2 \u00b5s\n"

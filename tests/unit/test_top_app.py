@@ -115,9 +115,9 @@ class View:
 
 
 @asynccontextmanager
-async def top(size=(80, 24), open_source=None):
+async def top(size=(80, 24), open_source=None, interval_seconds=0.01):
     source = Told()
-    app = TopApp(open_source or (lambda say: source), 0.01)
+    app = TopApp(open_source or (lambda say: source), interval_seconds)
     async with app.run_test(size=size, notifications=True) as pilot:
         view = View(app, source, pilot)
         try:
@@ -344,6 +344,27 @@ async def test_reset():
         assert "lost 0" in view.status
         await view.push(snapshots[3])
         assert view.rows[0].split()[3] == "2"
+
+
+async def test_reset_does_not_wait_for_a_long_interval(monkeypatch):
+    monkeypatch.setattr("hvtrace.top.sampler.FIRST_SECONDS", 0.01)
+    async with top(interval_seconds=3600) as view:
+        snapshots = [
+            snapshot([row(code=2, latencies_ns=[700] * n)], time=START + n) for n in (2, 3, 5, 7)
+        ]
+        await view.push(*snapshots[:2])
+        assert len(view.rows) == 1
+        await view.press("r")
+        await view.push(snapshots[2])
+        assert view.rows == []
+        await view.push(snapshots[3])
+        assert view.rows[0].split()[3] == "2"
+
+
+async def test_a_frame_that_comes_while_the_app_ends():
+    async with sampled() as view:
+        frame = view.app.state.frame
+    view.app.on_top_app_arrived(TopApp.Arrived(frame))
 
 
 async def test_interval():

@@ -60,7 +60,8 @@ class Job:
         share = Path(tempfile.mkdtemp(dir=scratch))
         report = share / "report.xml"
         # A pipe even where there is a terminal: Ctrl-C shall end all of it.
-        lines = Lines(f"{self.title} | ", sys.stdout)
+        version = ".".join(self.kernel.release.split(".")[:2])
+        lines = Lines(f"{version:>4} | ", sys.stdout)
         machine = Vm(self.kernel, share, lines, progress, icount=FOLDERS[self.folder])
         command = [*_PYTEST, "--junit-xml", str(report), self.folder, *self.arguments]
         try:

@@ -131,7 +131,8 @@ async def top(size=(80, 24), open_source=None, interval_seconds=0.01):
 async def sampled(size=(80, 24)):
     """With one interval of the sample on the screen."""
     async with top(size) as view:
-        await view.push(snapshot(time=START - 1), sample(time=START))
+        one = replace(sample(time=START), lost=Lost(orphans=3, no_slot=2))
+        await view.push(snapshot(time=START - 1), one)
         yield view
 
 

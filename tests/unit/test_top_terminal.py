@@ -103,7 +103,8 @@ class Terminal:
         while self.child.poll() is None:
             assert time.monotonic() < end, self.seen
             self.read(0.05)
-        self.read(0.1)
+        while select.select([self.ours], [], [], 0)[0]:
+            self.read(0)
         assert b"Traceback" not in self.seen
         assert termios.tcgetattr(self.theirs) == self.before
         return self.child.returncode
@@ -147,8 +148,7 @@ def test_stopped_and_continued(tmp_path):
         os.write(terminal.ours, b"\x1a")
         _, status = os.waitpid(terminal.child.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
-        terminal.read(0.1)
-        assert LEAVE in terminal.seen
+        terminal.until(LEAVE)
         assert termios.tcgetattr(terminal.theirs) == terminal.before
         terminal.seen = b""
         terminal.child.send_signal(signal.SIGCONT)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvtrace.kernel import bpf, loader
+from hvtrace.kernel import bpf, loader, shape
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.live import LiveSource, flags
 
@@ -85,8 +85,9 @@ def measure(variant: Variant) -> float:
 def bench_programs() -> list[tuple[str, list[float]]]:
     """(variant, ns per call in each round)."""
     names = ("floor_start", "floor_done", "textbook_start", "textbook_done")
-    peers = loader.load([], names, (), PEERS)
-    source = LiveSource(loader.load(flags(True)), Features("bench", True, False, None))
+    peers = loader.load([], True, names, (), PEERS)
+    events = shape.raw()
+    source = LiveSource(loader.load(flags(events)), Features("bench", events, False, None))
     statistics_on = bpf.enable_statistics()
     todo = variants(source.loaded.programs, peers.programs)
     rounds: dict[str, list[float]] = {variant.name: [] for variant in todo}

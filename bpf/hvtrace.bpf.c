@@ -9,8 +9,11 @@
  *   sched_process_exit     the thread ends (one still open: unfinished)
  *
  * Compiled by BCC with bpf/headers in place of kernel headers. Sizes and the
- * shape of the tracepoint come as -D flags from hvtrace/kernel/loader.py:
- * HVT_MAX_THREADS, HVT_MAX_SLOTS, HVT_CACHE (a power of 2), HVT_HAS_VAR_CNT.
+ * shape of the tracepoints come as -D flags from hvtrace/kernel/shape.py:
+ * HVT_MAX_THREADS, HVT_MAX_SLOTS, HVT_CACHE (a power of 2), and where a field of
+ * an event is: HVT_CODE, HVT_FAST, HVT_VAR_CNT (absent before 5.18), HVT_REP_CNT,
+ * HVT_RESULT, HVT_REASON, HVT_ERRNO. That is the number of an argument for raw
+ * tracepoints, and with HVT_RECORD an offset into the record of normal ones.
  */
 #include <linux/types.h>
 
@@ -39,9 +42,16 @@ BPF_ARRAY(cache, u64, HVT_CACHE);
 BPF_HASH(abis, u32, struct hvt_abi, 1024);
 BPF_HASH(statuses, struct hvt_status_key, u64, HVT_MAX_SLOTS);
 
-/* Not BCC's RAW_TRACEPOINT_PROBE: its names attach by themselves, and we attach
- * only when the free lists are filled. */
+/* Not BCC's own macros: programs of their names attach by themselves, and we
+ * attach only when the free lists are filled. */
+#if HVT_RECORD
+#define PROBE(tp) int hvt_##tp(void *ctx)
+#define FIELD(type, at) (*(type *)(ctx + (at)))
+#else
+/* Raw arguments are 64-bit words: the cast masks them to their width. */
 #define PROBE(tp) int hvt_##tp(struct bpf_raw_tracepoint_args *ctx)
+#define FIELD(type, at) ((type)ctx->args[at])
+#endif
 
 static __always_inline struct hvt_control *get_control(void)
 {
@@ -251,8 +261,6 @@ static __always_inline bool is_open(const struct hvt_control *ctl, u64 call)
 	return call & HVT_CALL_OPEN && (u16)(call >> HVT_CALL_EPOCH_SHIFT) == (u16)ctl->epoch;
 }
 
-/* TP_PROTO since 5.18: code, fast, var_cnt, rep_cnt, rep_idx, ingpa, outgpa;
- * before, without var_cnt. Raw arguments are 64-bit words: mask to width. */
 PROBE(kvm_hv_hypercall)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -272,25 +280,23 @@ PROBE(kvm_hv_hypercall)
 	if (is_open(ctl, t->call))
 		close_unfinished(ctl, t, index);
 
-	call = (u16)ctx->args[0];
+	call = FIELD(u16, HVT_CODE);
 	if (ctl->filter_code != HVT_ANY_CODE && ctl->filter_code != call) {
 		t->call = HVT_CALL_SKIPPED;
 		return 0;
 	}
-	if (ctx->args[1] & 1)
+	if (FIELD(u8, HVT_FAST) & 1)
 		call |= HVT_CALL_FAST;
-#if HVT_HAS_VAR_CNT
-	call |= (ctx->args[2] & 0x3ff) << HVT_CALL_VAR_SHIFT;
-	call |= (ctx->args[3] & 0xfff) << HVT_CALL_REP_SHIFT;
-#else
-	call |= (ctx->args[2] & 0xfff) << HVT_CALL_REP_SHIFT;
+#ifdef HVT_VAR_CNT
+	call |= (FIELD(u16, HVT_VAR_CNT) & 0x3ffULL) << HVT_CALL_VAR_SHIFT;
 #endif
+	call |= (FIELD(u16, HVT_REP_CNT) & 0xfffULL) << HVT_CALL_REP_SHIFT;
 	t->call = call | (ctl->epoch & 0xffff) << HVT_CALL_EPOCH_SHIFT | HVT_CALL_OPEN;
 	t->start_ns = bpf_ktime_get_ns();
 	return 0;
 }
 
-/* TP_PROTO: result. The same thread in all common VMMs, even after a forwarded
+/* The same thread in all common VMMs, even after a forwarded
  * call (then in its next KVM_RUN); on another thread it is an orphan. */
 PROBE(kvm_hv_hypercall_done)
 {
@@ -303,7 +309,7 @@ PROBE(kvm_hv_hypercall_done)
 		return 0;
 	t = find_thread(pid_tgid, &index);
 	if (t && is_open(ctl, t->call))
-		close_completed(ctl, t, index, ctx->args[0]);
+		close_completed(ctl, t, index, FIELD(u64, HVT_RESULT));
 	else if (!t || !t->call)
 		__sync_fetch_and_add(&ctl->orphans, 1);
 	if (t)
@@ -311,14 +317,14 @@ PROBE(kvm_hv_hypercall_done)
 	return 0;
 }
 
-/* TP_PROTO: reason, errno. After a failed run `reason` is the one before, so
+/* After a failed run `reason` is the one before, so
  * errno decides; 27 is also SynIC's and SynDBG's, so a call must be open. */
 PROBE(kvm_userspace_exit)
 {
 	struct hvt_thread *t;
 	u32 index = 0;
 
-	if ((u32)ctx->args[0] != KVM_EXIT_HYPERV || (int)ctx->args[1] < 0)
+	if (FIELD(u32, HVT_REASON) != KVM_EXIT_HYPERV || FIELD(s32, HVT_ERRNO) < 0)
 		return 0;
 	t = find_thread(bpf_get_current_pid_tgid(), &index);
 	if (t && t->call & HVT_CALL_OPEN)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 
@@ -24,9 +25,22 @@ _OBJ_GET_INFO_BY_FD = 15
 _RAW_TRACEPOINT_OPEN = 17
 _ENABLE_STATS = 32
 
+# include/uapi/linux/perf_event.h
+_SYS_PERF_EVENT_OPEN = 298
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_ENABLE = 0x2400
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint]
+
+_perf_event_open = ctypes.CDLL(None, use_errno=True).syscall
+_perf_event_open.restype = ctypes.c_long
+_perf_event_open.argtypes = [
+    *(ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_ulong)
+]
 
 
 def _bpf(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
@@ -106,6 +120,35 @@ def attach_raw_tracepoint(program_fd: int, name: str) -> int:
     return _bpf(_RAW_TRACEPOINT_OPEN, _attr("<QIxxxx", ctypes.addressof(text), program_fd))
 
 
+def attach_tracepoint(program_fd: int, event_id: int) -> int:
+    """Attach to the event with this id in tracefs; detached as the descriptor is closed.
+
+    One perf event carries the program to every CPU: it hangs on the event, not on the CPU.
+    """
+    # struct perf_event_attr in its first published size: type, size, config,
+    # sample_period, sample_type, read_format, flags, wakeup_events, bp_type, bp_addr
+    attr = _attr("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, event_id, 1, 0, 0, 0, 1, 0, 0)
+    every_process, cpu, no_group = -1, 0, -1
+    fd: int = _perf_event_open(
+        _SYS_PERF_EVENT_OPEN,
+        ctypes.addressof(attr),
+        every_process,
+        cpu,
+        no_group,
+        _PERF_FLAG_FD_CLOEXEC,
+    )
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    try:
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program_fd)
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def run_raw_tracepoint(program_fd: int, *arguments: int) -> None:
     """Run a raw-tracepoint program once in this thread, with these argument words.
 
@@ -124,7 +167,17 @@ def enable_statistics() -> int:
 
 def run_statistics(program_fd: int) -> tuple[int, int]:
     """(total run time in ns, runs) of a program, while statistics were on."""
-    info = ctypes.create_string_buffer(256)
-    _bpf(_OBJ_GET_INFO_BY_FD, _attr("<IIQ", program_fd, len(info), ctypes.addressof(info)))
-    run_time_ns, run_count = struct.unpack_from("<QQ", info.raw, 192)
+    run_time_ns, run_count, _ = _program_counters(program_fd)
     return run_time_ns, run_count
+
+
+def recursion_misses(program_fd: int) -> int:
+    """Events for which the kernel skipped the program: it was running on that CPU already."""
+    return _program_counters(program_fd)[2]
+
+
+def _program_counters(program_fd: int) -> tuple[int, int, int]:
+    info = ctypes.create_string_buffer(256)  # struct bpf_prog_info
+    _bpf(_OBJ_GET_INFO_BY_FD, _attr("<IIQ", program_fd, len(info), ctypes.addressof(info)))
+    run_time_ns, run_count, misses = struct.unpack_from("<QQQ", info.raw, 192)
+    return run_time_ns, run_count, misses

@@ -7,9 +7,9 @@ so it uses the standard library and BCC only.
     python3 child.py SOCKET_FD < job.json
 
 Job: {"source": path, "headers": path, "flags": [...], "programs": [function names],
-"maps": [names]}. Answer, on the socket: one JSON message, {"ok": {name: type, ...}}
-with one descriptor for each program and map in the order of the job, or
-{"error": kind, "text": text} with kind "no-bcc", "wrong-bcc", "compile" or "load".
+"raw": whether they are for raw tracepoints, "maps": [names]}. Answer, on the socket: one
+JSON message, {"ok": true} with one descriptor for each program and map in the order of the
+job, or {"error": kind, "text": text}, kind being "no-bcc", "wrong-bcc", "compile" or "load".
 """
 
 import ctypes
@@ -44,10 +44,9 @@ def load(job: dict[str, Any]) -> list[int]:
         module = bcc.BPF(src_file=job["source"].encode(), cflags=job["flags"])
     except Exception as error:  # BCC raises bare Exception
         raise Failed("compile", str(error)) from None
+    kind = bcc.BPF.RAW_TRACEPOINT if job["raw"] else bcc.BPF.TRACEPOINT
     try:
-        programs = [
-            module.load_func(name.encode(), bcc.BPF.RAW_TRACEPOINT).fd for name in job["programs"]
-        ]
+        programs = [module.load_func(name.encode(), kind).fd for name in job["programs"]]
     except Exception as error:
         raise Failed("load", str(error)) from None
     _kept.append(module)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf
+from hvtrace.kernel.shape import EVENTS, Shape, choose
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 DEBUGFS = Path("/sys/kernel/debug")
@@ -39,7 +40,7 @@ class Features:
     """What the rest of the kernel room needs to know of this host."""
 
     release: str
-    has_var_cnt: bool  # argument of kvm_hv_hypercall since 5.18
+    shape: Shape  # of the events
     xmm_output: bool  # KVM can return output in XMM registers (no released kernel can)
     debugfs: Path | None  # KVM's folder in debugfs: which thread is which vCPU of which VM
 
@@ -56,7 +57,7 @@ def probe(anyway: bool, say: Callable[[str], None]) -> Features:
     _check_bpf()
     events = _mounted_tracefs() / "events"
     _wait_for_kvm(events, say)
-    has_var_cnt = _check_tracepoints(events / "kvm")
+    formats = _read_formats(events)
     if not hyperv_in_kvm():
         text = "this kernel's KVM is built without Hyper-V support (CONFIG_KVM_HYPERV)"
         if not anyway:
@@ -66,7 +67,7 @@ def probe(anyway: bool, say: Callable[[str], None]) -> Features:
         say(f"{text}: no hypercall will be seen")
     return Features(
         release=platform.release(),
-        has_var_cnt=has_var_cnt,
+        shape=choose(platform.release(), formats),
         xmm_output=_xmm_output_in_kvm(),
         debugfs=_kvm_debugfs(),
     )
@@ -131,11 +132,12 @@ def _kvm_module_exists() -> bool:
         return False
 
 
-def _check_tracepoints(kvm: Path) -> bool:
-    """Whether kvm_hv_hypercall has var_cnt; refuses kernels without the `done` event."""
+def _read_formats(events: Path) -> dict[str, str]:
+    """The format files by event; refuses kernels without the `done` event."""
+    files = {event: events / "kvm" / event / "format" for event in EVENTS}
+    files["sched_process_exit"] = events / "sched" / "sched_process_exit" / "format"
     try:
-        layout = (kvm / "kvm_hv_hypercall" / "format").read_text(encoding="ascii")
-        (kvm / "kvm_hv_hypercall_done" / "format").read_text(encoding="ascii")
+        return {event: file.read_text(encoding="ascii") for event, file in files.items()}
     except FileNotFoundError:
         raise HvtraceError(
             f"KVM of kernel {platform.release()} has no kvm_hv_hypercall_done event: "
@@ -143,9 +145,6 @@ def _check_tracepoints(kvm: Path) -> bool:
         ) from None
     except OSError as error:
         raise HvtraceError(f"cannot read {error.filename}: {error.strerror}") from None
-    # The order of a format file is the record's, not the arguments', but what
-    # is in it says which prototype this is. var_cnt: 5.18, commit 413af660ed2f
-    return " var_cnt;" in layout
 
 
 def hyperv_in_kvm() -> bool:

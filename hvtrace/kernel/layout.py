@@ -86,6 +86,8 @@ CONTROL = np.dtype(
     ]
 )
 
+LOSSES = ("orphans", "no_slot", "no_thread", "no_status")
+
 STATUS_KEY = np.dtype([("slot", "<u4"), ("status", "<u4")])
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf, features, layout, loader
+from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
 from hvtrace.kernel.registry import Registry
 from hvtrace.kernel.rows import rows_of, statuses_of
+from hvtrace.kernel.shape import Shape
 from hvtrace.kernel.vms import Identities
 from hvtrace.stats.snapshot import Lost, Snapshot, concat, empty, rollup, select
 
@@ -35,13 +37,13 @@ def _say(text: str) -> None:
     print(f"hvtrace: {text}", file=sys.stderr, flush=True)
 
 
-def flags(has_var_cnt: bool, threads: int = MAX_THREADS, slots: int = MAX_SLOTS) -> list[str]:
+def flags(shape: Shape, threads: int = MAX_THREADS, slots: int = MAX_SLOTS) -> list[str]:
     """Compiler flags of bpf/hvtrace.bpf.c."""
     return [
         f"-DHVT_MAX_THREADS={threads}",
         f"-DHVT_MAX_SLOTS={slots}",
         f"-DHVT_CACHE={CACHE}",
-        f"-DHVT_HAS_VAR_CNT={int(has_var_cnt)}",
+        *shape.flags,
     ]
 
 
@@ -59,9 +61,8 @@ def open_source(
     for `keep_ended_seconds`. Raises HvtraceError with one clear line.
     """
     host = features.probe(anyway, say)
-    source = LiveSource(
-        loader.load(flags(host.has_var_cnt)), host, keep_ended_seconds=keep_ended_seconds
-    )
+    loaded = loader.load(flags(host.shape), host.shape.raw)
+    source = LiveSource(loaded, host, keep_ended_seconds=keep_ended_seconds)
     try:
         source.set_filter(pid, code)
         source.attach()
@@ -85,6 +86,7 @@ class LiveSource:
         """Take over `loaded`, which was compiled for `threads` and `slots`; not attached yet."""
         self.kernel = host.release
         self.loaded = loaded
+        self._shape = host.shape
         self._can_output = host.xmm_output
         self._maps = Maps(loaded.maps, threads, slots)
         self._links: list[int] = []
@@ -107,7 +109,11 @@ class LiveSource:
         """Attach all programs. Raises HvtraceError; nothing stays attached then."""
         for name, fd in self.loaded.programs.items():
             try:
-                self._links.append(bpf.attach_raw_tracepoint(fd, name))
+                self._links.append(
+                    bpf.attach_raw_tracepoint(fd, name)
+                    if self._shape.raw
+                    else bpf.attach_tracepoint(fd, self._shape.ids[name])
+                )
             except OSError as error:
                 self.detach()
                 raise HvtraceError(f"cannot attach to {name}: {error.strerror}") from None
@@ -148,7 +154,7 @@ class LiveSource:
                 slots, self._vm_of[owner], self._maps.threads["tid"][owner], self._can_output
             ),
             statuses=statuses_of(slots, self._maps.more_statuses(used, slots)),
-            lost=Lost(**{f.name: int(self._maps.control[f.name][0]) for f in fields(Lost)}),
+            lost=self._lost(),
             in_flight=int(np.count_nonzero(threads["call"] & np.uint64(layout.CALL_OPEN))),
         )
         dead = np.flatnonzero(threads["state"] == layout.DEAD)
@@ -162,6 +168,11 @@ class LiveSource:
         total = replace(concat(self._final, now), vms=tuple(self._registry.vms))
         self._expire()
         return total
+
+    def _lost(self) -> Lost:
+        counted = {name: int(self._maps.control[name][0]) for name in LOSSES}
+        missed = sum(bpf.recursion_misses(fd) for fd in self.loaded.programs.values())
+        return Lost(**counted, missed=missed)
 
     def _resolve(self, entries: NDArray[np.intp]) -> None:
         for entry in entries[self._vm_of[entries] < 0]:

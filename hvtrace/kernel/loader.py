@@ -47,12 +47,14 @@ class Loaded:
 
 def load(
     flags: Sequence[str],
+    raw: bool = True,
     programs: Sequence[str] = PROGRAMS,
     maps: Sequence[str] = MAPS,
     source: Path | None = None,
 ) -> Loaded:
     """Compile `source` (bpf/hvtrace.bpf.c) with `flags`; load `programs`, keep `maps`.
 
+    `raw` says whether they are for raw tracepoints or for normal ones.
     The function of a program is called hvt_ and its tracepoint. Raises
     HvtraceError: no BCC, the wrong one, or the kernel refuses.
     """
@@ -61,6 +63,7 @@ def load(
         "source": str(source or folder / "hvtrace.bpf.c"),
         "headers": str(folder / "headers"),
         "flags": [f"-I{folder}", *flags],
+        "raw": raw,
         "programs": [f"hvt_{name}" for name in programs],
         "maps": maps,
     }

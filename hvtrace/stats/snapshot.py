@@ -75,6 +75,7 @@ class Lost:
     no_slot: int = 0  # calls: no free slot, or more calls per thread than its table holds
     no_thread: int = 0  # calls: more vCPU threads than room
     no_status: int = 0  # failures counted, their status not kept
+    missed: int = 0  # events that the kernel withheld: the program was running on that CPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ LOSSES = {
     "no_slot": "calls for which there was no free slot",
     "no_thread": "calls of vCPU threads beyond those there is room for",
     "no_status": "statuses of failures (these calls are counted as successes)",
+    "missed": "events that the kernel withheld (hvtrace was running already)",
 }
 """What each loss counter (a field of Lost) counts."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtrace.kernel import bpf, loader
+from hvtrace.kernel import bpf, loader, shape
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.live import LiveSource, flags
 from hvtrace.stats.calls import Call, calls
@@ -28,8 +28,9 @@ class Programs:
         can_output: bool = False,
         debugfs: Path | None = None,
     ) -> None:
-        loaded = loader.load(flags(has_var_cnt, threads, slots))
-        host = Features("test", has_var_cnt, can_output, debugfs)
+        events = shape.raw(has_var_cnt)
+        loaded = loader.load(flags(events, threads, slots))
+        host = Features("test", events, can_output, debugfs)
         self.source = LiveSource(loaded, host, threads, slots)
         self._run = loaded.programs
         self._has_var_cnt = has_var_cnt

@@ -10,6 +10,7 @@ import pytest
 
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel import features
+from hvtrace.kernel.shape import EVENTS
 
 FORMAT = "field:__u16 code;\toffset:32;\n\tfield:__u16 var_cnt;\toffset:34;\n\tfield:bool fast;\n"
 OLD_FORMAT = "field:__u16 code;\toffset:32;\n\tfield:bool fast;\toffset:34;\n"
@@ -18,10 +19,10 @@ OLD_FORMAT = "field:__u16 code;\toffset:32;\n\tfield:bool fast;\toffset:34;\n"
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch) -> Path:
     """A host that has everything, as a folder; tests take parts of it away."""
-    kvm = tmp_path / "tracing" / "events" / "kvm"
-    for event in ("kvm_hv_hypercall", "kvm_hv_hypercall_done"):
-        (kvm / event).mkdir(parents=True)
-        (kvm / event / "format").write_text(FORMAT)
+    events = tmp_path / "tracing" / "events"
+    for event in (*(f"kvm/{name}" for name in EVENTS), "sched/sched_process_exit"):
+        (events / event).mkdir(parents=True)
+        (events / event / "format").write_text(FORMAT)
     (tmp_path / "debug" / "kvm").mkdir(parents=True)
     monkeypatch.setattr(features, "TRACEFS", (tmp_path / "tracing", tmp_path / "none"))
     monkeypatch.setattr(features, "DEBUGFS", tmp_path / "debug")
@@ -61,7 +62,7 @@ def message() -> str:
 
 def test_a_good_host(host: Path) -> None:
     found = probe()
-    assert found.has_var_cnt
+    assert "var_cnt" in found.shape.fields
     assert found.debugfs == host / "debug" / "kvm"
     assert said == []
 
@@ -69,7 +70,7 @@ def test_a_good_host(host: Path) -> None:
 def test_prototype_comes_from_the_format_file(host: Path) -> None:
     file = host / "tracing" / "events" / "kvm" / "kvm_hv_hypercall" / "format"
     file.write_text(OLD_FORMAT)
-    assert not probe().has_var_cnt
+    assert "var_cnt" not in probe().shape.fields
 
 
 def test_kernel_before_5_14(host: Path) -> None:
@@ -132,7 +133,7 @@ def test_tracefs_is_mounted_where_nobody_has(host: Path, monkeypatch) -> None:
         return True
 
     monkeypatch.setattr(features, "_mount", mount)
-    assert probe().has_var_cnt
+    assert probe().shape
 
 
 def test_kernel_without_kvm(host: Path, monkeypatch) -> None:
@@ -147,7 +148,7 @@ def test_kvm_that_is_loaded_later_is_waited_for(host: Path, monkeypatch) -> None
     monkeypatch.setattr(features, "_kvm_module_exists", lambda: True)
     timer = threading.Timer(0.3, lambda: (host / "later").rename(kvm))
     timer.start()
-    assert probe().has_var_cnt
+    assert probe().shape
     timer.join()
     assert said[0].startswith("waiting for KVM")
     assert said[1] == "KVM is loaded"

@@ -63,7 +63,7 @@ def test_vm_names_are_those_of_the_ledger(run: Run) -> None:
 def test_losses_are_the_orphans_that_the_guests_caused(run: Run) -> None:
     lost = run.snapshot.lost
     assert run.orphans == sum(c["orphans"] for c in run.ledger["calls"])
-    assert (lost.no_slot, lost.no_thread, lost.no_status) == (0, 0, 0)
+    assert (lost.no_slot, lost.no_thread, lost.no_status, lost.missed) == (0, 0, 0, 0)
     assert run.snapshot.in_flight == 0
 
 

@@ -26,7 +26,7 @@ class ModelVcpu:
         self.run = abi.Run()
         self.enforced: list[int] = []  # every switch of enforcement
         self.made: list[tuple[int, int]] = []  # (index of the call, enforcement then)
-        self.completed_by: list[str] = []  # names of threads
+        self.completed_by: list[tuple[str, bool]] = []  # thread's name; the guest not entered
         self.hypercalls = 0
         self._forwarded: Descriptor | None = None
         self._guest = self._code()
@@ -89,7 +89,8 @@ class ModelVcpu:
 
     def _complete(self, call: Descriptor, result: int) -> None:
         self.hypercalls += 1
-        self.completed_by.append(threading.current_thread().name)
+        thread = threading.current_thread().name
+        self.completed_by.append((thread, bool(self.run.immediate_exit)))
         call.completed += 1
         call.reps += result >> 32 & 0xFFF
         call.rax_out, call.rdx_out, call.r8_out = result, call.rdx_in, call.r8_in

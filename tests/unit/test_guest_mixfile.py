@@ -137,6 +137,18 @@ def test_smallest_mix(tmp_path: Path) -> None:
     assert mix == Mix("mine", (Call(2, xmm_output="memory"),))
 
 
+def test_calls_are_ordered_by_enforcement_and_end(tmp_path: Path) -> None:
+    calls = [
+        {"code": 1, "path": "killed"},
+        {"code": 2, "enforce": True},
+        {"code": 3},
+        {"code": 4, "enforce": True},
+        {"code": 5},
+    ]
+    mix = mixfile.load(write(tmp_path, {"call": calls}))
+    assert [call.code for call in mix.calls] == [3, 5, 2, 4, 1]
+
+
 def test_toml_and_json_are_the_same(tmp_path: Path) -> None:
     data = tomllib.loads((mixfile.FOLDER / "everything.toml").read_text())
     assert mixfile.load(write(tmp_path, data, "everything.json")) == EVERYTHING

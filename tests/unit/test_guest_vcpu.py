@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from guest_model import ModelVcpu
 
-from hvtrace.guest import abi, image
+from hvtrace.guest import abi, image, pace
 from hvtrace.guest.image import Amount
 from hvtrace.guest.memory import PANIC_PORT
 from hvtrace.guest.mix import Call, Mix
@@ -95,6 +96,18 @@ def test_a_rate_runs_until_stop() -> None:
     assert 200 < guests.vcpus[0].hypercalls < 2000
 
 
+def test_each_vcpu_of_the_run_draws_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def paced(*arguments: Any) -> Iterator[list[int]]:
+        asked.append(arguments[:4])
+        return iter(())
+
+    monkeypatch.setattr(pace, "paced", paced)
+    Guests(Call(2, times=3), Call(4), vcpus=2, rate=100, seed=7, first=4)
+    assert sorted(asked) == [([3, 1], 100.0, 0.0, "7/4"), ([3, 1], 100.0, 0.0, "7/5")]
+
+
 def test_enforced_calls_are_made_enforced_and_the_others_not() -> None:
     guests = Guests(
         Call(2, times=2), Call(4), Call(6, enforce=True), Call(8, path="killed"), rounds=2
@@ -110,12 +123,16 @@ def test_answers_are_given_in_turn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "thread"),
-    [("vmm", "vcpu0"), ("immediate-exit", "vcpu0"), ("other-thread", "other0")],
+    ("path", "completion"),
+    [
+        ("vmm", ("vcpu0", False)),
+        ("immediate-exit", ("vcpu0", True)),
+        ("other-thread", ("other0", True)),
+    ],
 )
-def test_who_completes_a_forwarded_call(path: str, thread: str) -> None:
+def test_who_completes_a_forwarded_call(path: str, completion: tuple[str, bool]) -> None:
     guests = Guests(Call(0x5D, path=path, times=5, answers=(0x12,)), Call(2, times=2))
-    assert guests.vcpus[0].completed_by == [thread] * 5 + ["vcpu0"] * 2
+    assert guests.vcpus[0].completed_by == [completion] * 5 + [("vcpu0", False)] * 2
     call = guests.memory.descriptors(0)[0]
     assert (call.forwarded, call.completed) == (5, 5)
     assert call.moved == (5 if path == "other-thread" else 0)

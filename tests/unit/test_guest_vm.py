@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from hvtrace.guest.image import Amount
 from hvtrace.guest.memory import GuestMemory
 from hvtrace.guest.mix import Call, Mix
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MODEL = Path(__file__).with_name("guest_model.py")
 
 
@@ -72,14 +75,13 @@ def test_errors_are_a_line(
     def refuse() -> None:
         raise error
 
+    asked: list[tuple[int, ...]] = []
+    libc = SimpleNamespace(prctl=lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(vm, "Kvm", refuse)
-    monkeypatch.setattr(vm.ctypes, "CDLL", lambda _: type("Libc", (), {"prctl": print_nothing}))
+    monkeypatch.setattr(vm.ctypes, "CDLL", lambda _: libc)
     vm.main(["--name", "test", str(memory().fd)])
     assert capsys.readouterr().out == line
-
-
-def print_nothing(*_: object) -> int:
-    return 0
+    assert asked == [(PR_SET_PDEATHSIG, signal.SIGKILL)]  # it ends with its parent
 
 
 def test_it_needs_the_standard_library_only() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from hvtrace.kernel.live import LiveSource
+from hvtrace.stats import snapshot
 from hvtrace.stats.calls import Call, calls
-from hvtrace.stats.snapshot import Snapshot, rollup, select
+from hvtrace.stats.snapshot import Snapshot, rollup
 from tests.vm.tracefs import Event, Log, Tally, tally
 
 HVTRACE = str(Path(sys.executable).with_name("hvtrace"))
@@ -58,24 +59,32 @@ class Run:
         return found, orphans
 
 
-def record(source: LiveSource, folder: Path, *options: str) -> Run:
-    """Run the `everything` mix, traced and logged from before its first call to its end."""
-    file = folder / "ledger.json"
+def record(source: LiveSource, *options: str) -> Run:
+    """Run the `everything` mix, traced and logged from before its first call to its end.
+
+    The VMs are held until hvtrace has looked at them once more: under -icount all
+    their calls take less time than there is between two looks.
+    """
     orphans = source.snapshot().lost.orphans
+    command = [HVTRACE, "guest", "--mix", "everything", "--json", "--hold", *options]
     log = Log()
     try:
-        guest = subprocess.Popen(
-            [HVTRACE, "guest", "--mix", "everything", "--ledger", str(file), *options]
-        )
-        while guest.poll() is None:
-            source.snapshot()  # as every view does: names, and what has ended
-            time.sleep(0.2)
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as guest:
+            assert guest.stdin is not None
+            assert guest.stdout is not None
+            while not select.select([guest.stdout], [], [], 0.2)[0]:
+                source.snapshot()  # as every view does: names, and what has ended
+            ledger = json.loads(guest.stdout.readline())
+            source.snapshot()
+            guest.stdin.close()
         events = log.read()
     finally:
         log.close()
     assert guest.returncode == 0
-    ledger = json.loads(file.read_text())
     after = source.snapshot()
     pids = {vm["pid"] for vm in ledger["vms"]}
     mine = np.array([after.vms[vm].pid in pids for vm in after.rows["vm"]], dtype=bool)
-    return Run(rollup(select(after, mine)), after.lost.orphans - orphans, ledger, events)
+    mine_only = rollup(snapshot.select(after, mine))
+    return Run(mine_only, after.lost.orphans - orphans, ledger, events)

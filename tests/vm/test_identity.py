@@ -9,9 +9,8 @@ from tests.vm.run import Run, record
 
 
 @pytest.fixture(scope="module")
-def run(source: LiveSource, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    options = ("--vms", "2", "--vms-per-process", "2", "--vcpus", "1")
-    return record(source, tmp_path_factory.mktemp("identity"), *options)
+def run(source: LiveSource) -> Run:
+    return record(source, "--vms", "2", "--vms-per-process", "2", "--vcpus", "1")
 
 
 def test_two_vms_of_one_process_are_two(run: Run) -> None:

@@ -17,8 +17,8 @@ from tests.vm.run import Run, record
 
 
 @pytest.fixture(scope="module")
-def run(source: LiveSource, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return record(source, tmp_path_factory.mktemp("truth"), "--vms", "2", "--vcpus", "2")
+def run(source: LiveSource) -> Run:
+    return record(source, "--vms", "2", "--vcpus", "2")
 
 
 def test_the_run_was_worth_it(run: Run) -> None:

@@ -88,6 +88,7 @@ def bench_programs() -> list[tuple[str, list[float]]]:
     peers = loader.load([], True, names, (), PEERS)
     events = shape.raw()
     source = LiveSource(loader.load(flags(events)), Features("bench", events, False, None))
+    source.set_filter(None, None)
     statistics_on = bpf.enable_statistics()
     todo = variants(source.loaded.programs, peers.programs)
     rounds: dict[str, list[float]] = {variant.name: [] for variant in todo}

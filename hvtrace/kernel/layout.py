@@ -29,6 +29,7 @@ CALL_EPOCH_SHIFT = 40
 CALL_SKIPPED = 1 << 62
 CALL_OPEN = 1 << 63
 ANY_CODE = 0xFFFF_FFFF
+NO_PROCESS = 0xFFFF_FFFF  # no pid: they end at 2^22
 
 ABI = np.dtype(
     [

@@ -64,8 +64,8 @@ def open_source(
     loaded = loader.load(flags(host.shape), host.shape.raw)
     source = LiveSource(loaded, host, keep_ended_seconds=keep_ended_seconds)
     try:
-        source.set_filter(pid, code)
         source.attach()
+        source.set_filter(pid, code)
     except BaseException:
         source.close()
         raise
@@ -83,7 +83,10 @@ class LiveSource:
         slots: int = MAX_SLOTS,
         keep_ended_seconds: float = float("inf"),
     ) -> None:
-        """Take over `loaded`, which was compiled for `threads` and `slots`; not attached yet."""
+        """Take over `loaded`, which was compiled for `threads` and `slots`.
+
+        Not attached yet, and counts nothing before the first `set_filter`.
+        """
         self.kernel = host.release
         self.loaded = loaded
         self._shape = host.shape
@@ -117,6 +120,11 @@ class LiveSource:
             except OSError as error:
                 self.detach()
                 raise HvtraceError(f"cannot attach to {name}: {error.strerror}") from None
+
+    @property
+    def probes(self) -> int:
+        """How many programs are attached."""
+        return len(self._links)
 
     def detach(self) -> None:
         """Stop counting; the counters stay."""

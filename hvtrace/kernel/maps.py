@@ -25,7 +25,9 @@ class Maps:
         self.slots = _mapped(fds["slots"], slots, layout.SLOT)
         self.threads = _mapped(fds["threads"], threads, layout.THREAD)
         self.control = _mapped(fds["control"], 1, layout.CONTROL)
-        self.control["filter_code"] = layout.ANY_CODE
+        # No process, until set_filter: so all programs begin at one instant, not one
+        # after another as they are attached, which would make orphans.
+        self.control["filter_tgid"] = layout.NO_PROCESS
         for code, abi in abi_table().items():
             value = np.array((*abi, 0), dtype=layout.ABI).tobytes()
             bpf.update(fds["abis"], np.uint32(code).tobytes(), value)

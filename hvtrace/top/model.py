@@ -89,7 +89,11 @@ class Model:
         if self._base is None:
             # Its counters began at zero: totals are those of the source, not a call less. But
             # what is lost by then (completions of calls that were open while attaching) is no loss.
-            self._base = replace(empty(), monotonic_ns=snapshot.monotonic_ns, lost=snapshot.lost)
+            self._base = replace(
+                empty(),
+                monotonic_ns=snapshot.monotonic_ns,
+                lost=Lost(orphans=snapshot.lost.orphans),
+            )
         if self._reset:
             self._reset = False
             self._base, before = snapshot, None

@@ -32,6 +32,7 @@ class Programs:
         loaded = loader.load(flags(events, threads, slots))
         host = Features("test", events, can_output, debugfs)
         self.source = LiveSource(loaded, host, threads, slots)
+        self.source.set_filter(None, None)
         self._run = loaded.programs
         self._has_var_cnt = has_var_cnt
         # The only program whose event this kernel really has to send.

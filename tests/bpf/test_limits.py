@@ -143,3 +143,15 @@ def test_a_filtered_call_still_ends_the_one_before(programs: Programs) -> None:
     programs.hypercall(FLUSH)
     programs.call(POST)
     assert [(c.code, c.unfinished) for c in programs.calls()] == [(FLUSH, 1)]
+
+
+def test_nothing_is_counted_before_the_first_filter(make_programs) -> None:
+    """Programs attach one after another; they begin together."""
+    programs = make_programs()
+    programs.source._maps.set_filter(layout.NO_PROCESS, layout.ANY_CODE)
+    programs.call(FLUSH)
+    programs.hypercall(POST)
+    programs.source.set_filter(None, None)
+    programs.call(FLUSH)
+    assert [(c.code, c.completed, c.unfinished) for c in programs.calls()] == [(FLUSH, 1, 0)]
+    assert programs.source.snapshot().lost.orphans == 0

@@ -387,10 +387,11 @@ async def test_interval():
 
 async def test_losses_and_calls_in_flight():
     async with top() as view:
-        await view.push(snapshot(time=START, in_flight=3, lost=Lost(no_slot=1)))
+        await view.push(snapshot(time=START, in_flight=3, lost=Lost(orphans=7)))
         assert "in flight 3  lost 0" in view.status
-        await view.push(snapshot(time=START + 1, lost=Lost(no_slot=3, no_thread=5)))
-        assert "in flight 0   LOST no_slot 2, no_thread 5 " in view.status
+        lost = Lost(orphans=7, no_slot=3, no_thread=5)
+        await view.push(snapshot(time=START + 1, lost=lost))
+        assert "in flight 0   LOST no_slot 3, no_thread 5 " in view.status
 
 
 async def test_help():

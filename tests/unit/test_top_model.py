@@ -126,6 +126,11 @@ def test_what_was_open_while_attaching_is_no_loss():
     assert model.feed(at(1, lost=Lost(orphans=120))).lost == Lost(orphans=2)
 
 
+def test_only_orphans_belong_to_the_start() -> None:
+    """Whatever else is lost before the first picture is lost."""
+    assert Model().feed(at(0, lost=Lost(orphans=3, no_slot=5))).lost == Lost(no_slot=5)
+
+
 def test_ended_vm_stays_for_a_while_and_then_goes():
     lasting, ended = vm("stays", 1009), vm("goes", 1013)
     rows = (row(lasting, FLUSH, latencies_ns=[700] * 3), row(ended, IPI, latencies_ns=[900] * 5))

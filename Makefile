@@ -6,7 +6,7 @@
 PACKAGES := python3-venv python3-bpfcc qemu-system-x86 busybox-static kmod ca-certificates \
             debian-archive-keyring
 # To check and test it.
-DEV_PACKAGES := bpftool clang-format gcc libc6-dev shellcheck tmux
+DEV_PACKAGES := binutils bpftool clang-format gcc libc6-dev procps shellcheck tmux
 
 # Debian's own interpreter: BCC's binding is a package of the distribution, and the one
 # called "bcc" on PyPI is something else.

@@ -38,6 +38,8 @@ KVM_CAP_HYPERV_ENFORCE_CPUID = 199
 KVM_EXIT_IO = 2
 KVM_EXIT_HYPERV = 27
 KVM_EXIT_HYPERV_HCALL = 2
+# In no released kernel: the next free number, for fast calls with output, as one proposal has it.
+KVM_EXIT_HYPERV_HCALL_XMM = 4
 KVM_MP_STATE_RUNNABLE = 0
 
 
@@ -160,7 +162,19 @@ class _Io(ctypes.Structure):
 
 
 class _Hcall(ctypes.Structure):
-    _fields_ = [("type", u32), ("pad", u32), ("input", u64), ("result", u64), ("params", u64 * 2)]
+    """struct kvm_hyperv_exit of a hypercall, as far as any kernel has it.
+
+    `registers` begins with the two words of params. XMM0 to XMM5 follow on a KVM with XMM output
+    in registers; on others that is the end of the structure, and padding of struct kvm_run.
+    """
+
+    _fields_ = [
+        ("type", u32),
+        ("pad", u32),
+        ("input", u64),
+        ("result", u64),
+        ("registers", u64 * 14),  # RDX, R8, XMM0 to XMM5
+    ]
 
 
 class _Exit(ctypes.Union):

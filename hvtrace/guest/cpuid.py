@@ -29,6 +29,13 @@ FEATURES: dict[str, tuple[int, str, int]] = {
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 
+def offers(hyperv: Iterable[CpuidEntry], feature: str) -> bool:
+    """Whether the leaves that KVM offers have all bits of one of FEATURES."""
+    leaf, register, bits = FEATURES[feature]
+    found = (getattr(entry, register) for entry in hyperv if entry.function == leaf)
+    return any(value & bits == bits for value in found)
+
+
 def guest_cpuid(
     host: Iterable[CpuidEntry],
     hyperv: Iterable[CpuidEntry],

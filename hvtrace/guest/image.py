@@ -63,6 +63,7 @@ def _write_header(header: layout.Header, mix: Mix, amount: Amount) -> None:
     header.first, header.rounds, header.seed = amount.first, amount.rounds, amount.seed
     header.rate, header.swing = amount.rate, mix.swing
     header.syndbg = mix.guest.syndbg != "off"
+    header.old_vmm = mix.guest.vmm == "old"
     edits = [(FEATURES[name], False) for name in mix.guest.withhold]
     edits += [(FEATURES[name], True) for name in mix.guest.offer]
     header.edit_count = len(edits)
@@ -133,10 +134,12 @@ def _msrs(syndbg: str, *, first: bool) -> list[tuple[int, int]]:
 
 def _write_descriptor(descriptor: layout.Descriptor, call: Call, block: int) -> None:
     descriptor.input = call.input
-    descriptor.rdx_in = block or call.rdx
-    descriptor.r8_in = call.r8 or (layout.OUTPUT_PAGE if block else 0)
-    for i, half in enumerate(call.xmm):
-        descriptor.xmm_in[i] = half
+    r8 = call.r8 or (layout.OUTPUT_PAGE if block else 0)
+    for i, word in enumerate((block or call.rdx, r8, *call.xmm)):
+        descriptor.registers_in[i] = descriptor.wanted[i] = word
+    for i, word in call.writes:
+        descriptor.wanted[i] = word
+        descriptor.written |= 1 << i
     descriptor.target = layout.HYPERCALL_PAGE
     if call.via == "page":
         descriptor.entry = layout.HYPERCALL_PAGE

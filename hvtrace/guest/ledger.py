@@ -20,6 +20,9 @@ As JSON it is one object:
                 "reps": 0,              reps completed, over the completed calls
                 "xmm_input": 211,       of `calls`: input longer than 16 bytes in registers
                 "xmm_output": {"none": 211},        of `calls`, as the mix declares it
+                "untouched": 0,         of `calls`: want output in registers, and succeeded while
+                                        the VMM left the registers alone, as one does that knows
+                                        nothing of it: the guest got its own input back
                 "statuses": {"0x0000": 211},        of `completed`
                 "orphan_statuses": {}}],
      "problems": []}                    where guest, mix and KVM do not agree: one line each
@@ -36,8 +39,8 @@ from itertools import cycle, islice
 from typing import Any
 
 from hvtrace import __version__
-from hvtrace.guest.memory import XMM_REGISTERS, Descriptor, GuestMemory
-from hvtrace.guest.mix import FORWARDED, Call, Mix
+from hvtrace.guest.memory import REGISTERS, Descriptor, GuestMemory
+from hvtrace.guest.mix import DELIVERED, FORWARDED, Call, Mix
 from hvtrace.hyperv import codes, statuses
 
 
@@ -52,7 +55,8 @@ class Result:
     forwarded: int
     moved: int
     statuses: dict[int, int]
-    changed: tuple[str, ...] = ()  # registers other than RAX that the last completed call changed
+    confirmed: int  # completed calls before the first that left wrong registers
+    wrong: tuple[str, ...] = ()  # what that one left in which
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Row:
     orphans: int = 0
     reps: int = 0
     xmm_input: int = 0
+    untouched: int = 0
     xmm_output: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
     orphan_statuses: Counter[int] = field(default_factory=Counter)
@@ -104,6 +109,8 @@ class Row:
             self.statuses.update(result.statuses)
         self.xmm_input += result.started * call.xmm_input
         self.xmm_output[call.xmm_output] += result.started
+        if call.xmm_output in DELIVERED and not call.writes:
+            self.untouched += result.statuses.get(0, 0)
 
 
 Key = tuple[int, int, bool, str]
@@ -135,22 +142,26 @@ def results(memory: GuestMemory, vcpu: int) -> list[Result]:
 
 
 def _result(descriptor: Descriptor) -> Result:
-    counts = ("started", "completed", "faulted", "reps", "forwarded", "moved")
+    counts = ("started", "completed", "faulted", "reps", "forwarded", "moved", "confirmed")
     return Result(
         **{name: getattr(descriptor, name) for name in counts},
         statuses={entry.status: entry.count for entry in descriptor.statuses if entry.count},
-        changed=tuple(_changed(descriptor)) if descriptor.completed else (),
+        wrong=tuple(_wrong(descriptor)) if descriptor.confirmed != descriptor.completed else (),
     )
 
 
-def _changed(descriptor: Descriptor) -> Iterator[str]:
-    for name in ("rdx", "r8"):
-        if getattr(descriptor, f"{name}_in") != getattr(descriptor, f"{name}_out"):
-            yield name.upper()
-    for i in range(XMM_REGISTERS):
-        halves = slice(2 * i, 2 * i + 2)
-        if descriptor.xmm_in[halves] != descriptor.xmm_out[halves]:
-            yield f"XMM{i}"
+def _wrong(descriptor: Descriptor) -> Iterator[str]:
+    failed = descriptor.rax_out & 0xFFFF
+    found, wanted = descriptor.registers_out, descriptor.wanted
+    if failed:
+        wanted = descriptor.registers_in
+    for name, words in REGISTERS.items():
+        if found[words] != wanted[words]:
+            yield f"{name.upper()} {_words(found[words])} instead of {_words(wanted[words])}"
+
+
+def _words(words: Sequence[int]) -> str:
+    return f"[{', '.join(map(hex, words))}]"
 
 
 def fill(ledger: Ledger, found: Sequence[Sequence[Sequence[Result]]], rounds: int | None) -> None:
@@ -204,8 +215,8 @@ def problems(call: Call, result: Result, wanted: int | None) -> Iterator[str]:
     completed = 0 if call.path in ("fault", "unseen", "killed") else result.started
     if result.completed != completed:
         yield f"{result.completed} of {result.started} calls completed instead of {completed}"
-    if result.changed and not call.xmm_output.startswith("used"):
-        yield f"a call changed {', '.join(result.changed)}"
+    if result.confirmed != result.completed:
+        yield f"after {result.confirmed} calls one left {', '.join(result.wrong)}"
     if call.path in FORWARDED:
         answers = islice(cycle(call.answers), completed)
         statuses = Counter(answer & 0xFFFF for answer in answers)
@@ -260,6 +271,7 @@ def _row_json(vm: LedgerVm, key: Key, row: Row) -> dict[str, Any]:
         "reps": row.reps,
         "xmm_input": row.xmm_input,
         "xmm_output": dict(row.xmm_output),
+        "untouched": row.untouched,
         "statuses": _hex(row.statuses),
         "orphan_statuses": _hex(row.orphan_statuses),
     }

@@ -31,8 +31,15 @@ PAGE_TABLES, GDT, IDT, CODE = 0x1000, 0x4000, 0x5000, 0x6000
 HYPERCALL_PAGE, OUTPUT_PAGE, BLOCKS = 0x7000, 0x8000, 0x9000
 GRANULE_BYTES = 0x200000
 
-XMM_REGISTERS = 6
-STATUS_ENTRIES = 32
+REGISTERS = {
+    "rdx": slice(0, 1),
+    "r8": slice(1, 2),
+    **{f"xmm{n}": slice(2 * n + 2, 2 * n + 4) for n in range(6)},
+}
+"""The registers of a fast call, and where each is among the REGISTER_WORDS words that hold them
+all: the order of the TLFS (3.7.2), and of what KVM hands to a VMM."""
+REGISTER_WORDS = 14
+STATUS_ENTRIES = 24
 MAX_ANSWERS = 20
 MAX_MSRS = 16
 MAX_EDITS = 16
@@ -66,6 +73,7 @@ class Header(ctypes.LittleEndianStructure):
         ("rate", f64),  # calls a second of each vCPU
         ("swing", f64),
         ("syndbg", u64),  # the synthetic debugger is in CPUID
+        ("old_vmm", u64),  # the VMM knows nothing of output in registers
         ("edit_count", u64),
         ("edits", CpuidEdit * MAX_EDITS),
         ("connection_count", u64),
@@ -82,27 +90,30 @@ class StatusCount(ctypes.LittleEndianStructure):
 
 
 class Descriptor(ctypes.LittleEndianStructure):
-    """One call: what the guest loads into its registers, and what it found after each call."""
+    """One call: what the guest loads into its registers, and what it found after each call.
+
+    The registers found are compared with `wanted` after a success, with `registers_in` after a
+    failure. From the first call on that left others, they stay as that call left them.
+    """
 
     _fields_ = [
         ("input", u64),  # RCX: the hypercall input value
-        ("rdx_in", u64),
-        ("r8_in", u64),
         ("entry", u64),  # where the guest calls: the hypercall page, or one of its own sites
-        ("xmm_in", u64 * (2 * XMM_REGISTERS)),  # XMM0-5, low half first
+        ("registers_in", u64 * REGISTER_WORDS),
         ("target", u64),  # for the entry "user": where ring 3 begins
         ("repeat", u64),  # how often in the next slice; the VMM sets it before each
         ("started", u64),  # results, by the guest
         ("completed", u64),
+        ("confirmed", u64),  # of the completed: those before the first with wrong registers
         ("faulted", u64),  # #UD instead of a result
         ("reps", u64),  # sum of the results' bits 43:32
-        ("rax_out", u64),  # registers after the last completed call
-        ("rdx_out", u64),
-        ("r8_out", u64),
+        ("rax_out", u64),  # as registers_out
+        ("registers_out", u64 * REGISTER_WORDS),
+        ("wanted", u64 * REGISTER_WORDS),
+        ("written", u64),  # for the VMM: the words of `wanted` that it writes, a bit for each
         ("forwarded", u64),  # by the VMM: exits to it
         ("moved", u64),  # by the VMM: completed on another thread
         ("times", u64),  # for the VMM: how often in a round; with a rate: its share
-        ("xmm_out", u64 * (2 * XMM_REGISTERS)),
         ("path", u64),  # for the VMM: index into PATHS
         ("enforce", u64),  # for the VMM: made while KVM enforces CPUID
         ("answer_count", u64),

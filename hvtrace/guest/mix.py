@@ -12,7 +12,9 @@ VERDICTS = (
     *("memory", "none", "unknown", "impossible"),
     *("refused", "used-gpr", "used-xmm", "claimed"),
 )
+DELIVERED = frozenset({"used-gpr", "used-xmm", "claimed"})  # verdicts on calls that succeeded
 SYNDBG = ("off", "on", "hypercalls")
+VMMS = ("new", "old")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,20 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True)
+class Stock:
+    """What differs on a KVM that offers no output in registers; nothing is written there."""
+
+    path: str = "kernel"
+    status: int = 2
+    xmm_output: str = "refused"
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a mix; the fields are those of the file."""
+    """One call of a mix; the fields are those of the file.
+
+    In `writes` each word has its number among the registers (hvtrace.guest.memory.REGISTERS).
+    """
 
     code: int
     about: str = ""
@@ -45,9 +59,11 @@ class Call:
     path: str = "kernel"
     status: int = 0
     answers: tuple[int, ...] = (0,)
+    writes: tuple[tuple[int, int], ...] = ()
     xmm_input: bool = False
     xmm_output: str = ""
     before: Before | None = None
+    stock: Stock | None = None
 
     @property
     def input(self) -> int:
@@ -61,11 +77,16 @@ class Call:
             | self.bits
         )
 
-    def on(self, release: tuple[int, int]) -> Call:
-        """This call as kernel `release` (major, minor) must treat it."""
-        if self.before is None or release >= version(self.before.release):
-            return self
-        return replace(self, path=self.before.path, status=self.before.status)
+    def on(self, release: tuple[int, int], *, xmm_output: bool) -> Call:
+        """This call as kernel `release` (major, minor) must treat it, with XMM output or not."""
+        if self.stock and not xmm_output:
+            stock = self.stock
+            return replace(
+                self, path=stock.path, status=stock.status, xmm_output=stock.xmm_output, writes=()
+            )
+        if self.before and release < version(self.before.release):
+            return replace(self, path=self.before.path, status=self.before.status)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +97,7 @@ class Guest:
     offer: tuple[str, ...] = ()
     syndbg: str = "off"
     eventfd: tuple[int, ...] = ()
+    vmm: str = "new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +117,10 @@ class Mix:
         """How many calls have parameters in memory."""
         return sum(bool(call.block) for call in self.calls)
 
-    def on(self, release: tuple[int, int]) -> Mix:
-        """The mix as it is on kernel `release` (major, minor)."""
-        return replace(self, calls=tuple(call.on(release) for call in self.calls))
+    def on(self, release: tuple[int, int], *, xmm_output: bool) -> Mix:
+        """The mix as it is on kernel `release` (major, minor), with XMM output or not."""
+        calls = tuple(call.on(release, xmm_output=xmm_output) for call in self.calls)
+        return replace(self, calls=calls)
 
     def times(self, call: Call, vcpu: int) -> int:
         """How often vCPU number `vcpu` of the whole run makes `call` in a round."""

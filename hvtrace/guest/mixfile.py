@@ -13,6 +13,8 @@ by its name, or any other by its path:
     offer = []          # enlightenments in it though KVM does not offer them
     syndbg = "off"      # debugger: "off", "on", or "hypercalls" (the guest selects that transport)
     eventfd = []        # connections whose SignalEvent KVM serves itself
+    vmm = "new"         # or "old": it leaves registers alone, whatever a call writes, and ends at
+                        # an exit that is only for calls with output in registers
 
     [[call]]
     about = "one line"  # optional
@@ -32,9 +34,14 @@ by its name, or any other by its path:
     path = "kernel"     # what becomes of it, see below
     status = 0          # what the guest must get on path "kernel"
     answers = [0]       # what the VMM answers on the others, in turn: whole result values
+    writes = {}         # {rdx = 5, r8 = 6, xmm1 = [7, 8], ...}: what the VMM writes into registers,
+                        # and the guest must find there after a success, and only there; of an XMM
+                        # register one half, the low one, or both
     xmm_input = false   # input longer than 16 bytes in registers
     xmm_output = "memory" or "none"  # else the verdict that a fast call with output deserves
     before = {}         # {release = "6.3", path = ..., status = ...}: on kernels older than that
+    stock = {}          # what becomes of it on a KVM that offers no output in registers, with
+                        # these defaults: {path = "kernel", status = 2, xmm_output = "refused"}
 
 A path is one of: "kernel" (finished inside KVM), "fault" (#UD instead of a completion), "unseen"
 (from ring 3: #UD before any event); or forwarded, and "vmm" (answered), "immediate-exit" (completed
@@ -46,6 +53,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,9 +66,23 @@ from hvtrace.guest.memory import (
     MAX_EDITS,
     PAGE_BYTES,
     PATHS,
-    XMM_REGISTERS,
+    REGISTER_WORDS,
+    REGISTERS,
 )
-from hvtrace.guest.mix import SITES, SYNDBG, VERDICTS, Before, Call, Guest, Mix, version
+from hvtrace.guest.mix import (
+    DELIVERED,
+    FORWARDED,
+    SITES,
+    SYNDBG,
+    VERDICTS,
+    VMMS,
+    Before,
+    Call,
+    Guest,
+    Mix,
+    Stock,
+    version,
+)
 
 FOLDER = Path(__file__).with_name("mixes")
 
@@ -119,12 +141,28 @@ def _call(entry: object, where: str) -> Call:
     values = dict(_table(entry, where))
     if "before" in values:
         values["before"] = _build(Before, values["before"], f"{where}, before")
+    if "stock" in values:
+        values["stock"] = _build(Stock, values["stock"], f"{where}, stock")
+    if "writes" in values:
+        values["writes"] = tuple(_writes(values["writes"], f"{where}, writes"))
     call = _build(Call, values, where)
     verdict = call.xmm_output or ("none" if call.fast else "memory")
     call = replace(call, xmm_output=verdict)
     for problem in _problems(call):
         raise ValueError(f"{where} (0x{call.code:04x}): {problem}")
     return call
+
+
+def _writes(data: object, where: str) -> Iterator[tuple[int, int]]:
+    """Numbers and values of the words that `data` writes into registers."""
+    for name, value in _table(data, where).items():
+        words = range(REGISTER_WORDS)[REGISTERS.get(name, slice(0))]
+        halves = value if isinstance(value, list) and len(words) == 2 else [value]
+        if not words:
+            raise ValueError(f'{where}: no register "{name}"; there are {", ".join(REGISTERS)}')
+        if not halves or len(halves) > len(words) or {type(half) for half in halves} != {int}:
+            raise ValueError(f"{where}: {name} cannot be {value!r}")
+        yield from zip(words, halves, strict=False)
 
 
 def _problems(call: Call) -> list[str]:
@@ -134,7 +172,7 @@ def _problems(call: Call) -> list[str]:
         (call.via not in SITES, f'via "{call.via}" is none of {", ".join(SITES)}'),
         ((call.via == "user") != (call.path == "unseen"), 'via "user" goes with path "unseen"'),
         (call.xmm_output not in VERDICTS, f'no verdict "{call.xmm_output}" on XMM output'),
-        (len(call.xmm) > 2 * XMM_REGISTERS, "xmm has more than 12 halves"),
+        (len(call.xmm) > REGISTER_WORDS - 2, "xmm has more than 12 halves"),
         (8 * len(call.block) > PAGE_BYTES, "block is longer than a page"),
         (bool(call.block) and call.fast, "a fast call has no block"),
         (call.times < 1, "times must be 1 or more"),
@@ -146,12 +184,24 @@ def _problems(call: Call) -> list[str]:
         (not 0 <= getattr(call, name) < 1 << bits, f"{name} does not fit {bits} bits")
         for name, bits in _WIDTHS.items()
     ]
-    words = (call.bits, call.rdx, call.r8, *call.xmm, *call.block, *call.answers)
+    written = [value for _, value in call.writes]
+    words = (call.bits, call.rdx, call.r8, *call.xmm, *call.block, *call.answers, *written)
     tests.append((not all(0 <= word <= _U64 for word in words), "a value does not fit 64 bits"))
+    if call.writes:
+        answered = call.fast and call.path in FORWARDED
+        tests.append((not answered, "only to a fast call that is forwarded can the VMM write"))
+        tests.append((not call.stock, "what the VMM writes needs stock: there it cannot"))
+    if call.xmm_output in DELIVERED:
+        failing = any(answer & 0xFFFF for answer in call.answers)
+        tests.append((failing, f'xmm_output "{call.xmm_output}" with an answer that is a failure'))
     if call.before:
-        possible = [path for path in PATHS if path != "killed"]
-        tests.append((call.before.path not in possible, f'no path "{call.before.path}" before'))
         tests.append((not _is_version(call.before.release), "release is not like 6.3"))
+    if call.stock:
+        verdict = call.stock.xmm_output
+        tests.append((verdict not in VERDICTS, f'no verdict "{verdict}" on XMM output'))
+    for other in (call.before, call.stock):
+        if other and (other.path not in PATHS or other.path == "killed"):
+            tests.append((True, f'no path "{other.path}" elsewhere'))
     return [text for wrong, text in tests if wrong]
 
 
@@ -173,6 +223,8 @@ def _check_guest(guest: Guest) -> None:
         raise ValueError(f"guest: more than {MAX_CONNECTIONS} connections in eventfd")
     if guest.syndbg not in SYNDBG:
         raise ValueError(f'guest: syndbg "{guest.syndbg}" is none of {", ".join(SYNDBG)}')
+    if guest.vmm not in VMMS:
+        raise ValueError(f'guest: vmm "{guest.vmm}" is none of {", ".join(VMMS)}')
 
 
 def _table(data: object, where: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Self
 
 import hvtrace
 from hvtrace.errors import HvtraceError
+from hvtrace.guest.cpuid import offers
 from hvtrace.guest.image import Amount, write
 from hvtrace.guest.kvm import Kvm
 from hvtrace.guest.ledger import Ledger, LedgerVm, fill, results
@@ -80,9 +81,10 @@ class Session:
     """The VMs of one run, from start to end; a context manager that leaves no process behind."""
 
     def __init__(self, orders: Orders) -> None:
-        """Nothing is started before `with`."""
+        """Ask KVM what it can; nothing is started before `with`. Raises HvtraceError."""
         self.kernel = platform.release()
-        self.mix = orders.mix.on(version(self.kernel))
+        xmm_output = offers(Kvm().hyperv_cpuid(), "xmm-output")
+        self.mix = orders.mix.on(version(self.kernel), xmm_output=xmm_output)
         self.orders = orders
         self.start = self.end = time.time()
         self.cut_short = bool(orders.rate)
@@ -95,8 +97,7 @@ class Session:
         return write(self.mix, orders.vcpus, amount)
 
     def __enter__(self) -> Self:
-        """Check that this host can, and start the processes. Raises HvtraceError."""
-        Kvm()
+        """Start the processes."""
         size = self.orders.vms_per_process
         try:
             for i, first in enumerate(range(0, self.orders.vms, size)):

@@ -11,7 +11,7 @@ from hvtrace.errors import HvtraceError
 from hvtrace.guest import abi
 from hvtrace.guest.kvm import Vcpu
 from hvtrace.guest.machine import Machine
-from hvtrace.guest.memory import DESCRIPTOR_BYTES, PANIC_PORT, PATHS, STOP_PORT
+from hvtrace.guest.memory import DESCRIPTOR_BYTES, PANIC_PORT, PATHS, REGISTER_WORDS, STOP_PORT
 
 _PR_SET_NAME = 15
 _libc = ctypes.CDLL(None)
@@ -140,16 +140,22 @@ class VcpuThread(threading.Thread):
             if run.exit_reason != abi.KVM_EXIT_HYPERV:
                 raise HvtraceError(self._defect())
             # Writing a SynIC register exits with the same reason, for the VMM's information.
-            if run.hyperv.type == abi.KVM_EXIT_HYPERV_HCALL:
+            if run.hyperv.type in (abi.KVM_EXIT_HYPERV_HCALL, abi.KVM_EXIT_HYPERV_HCALL_XMM):
                 self._forwarded()
 
     def _forwarded(self) -> None:
         """A hypercall is here: answer it, or not."""
         table = self.memory.descriptor_address(self.number, 0)
         call = self.calls[(self.control.current - table) // DESCRIPTOR_BYTES]
-        path = PATHS[call.path]
-        self.vcpu.run.hyperv.result = call.answers[call.forwarded % call.answer_count]
+        path, hcall = PATHS[call.path], self.vcpu.run.hyperv
+        hcall.result = call.answers[call.forwarded % call.answer_count]
         call.forwarded += 1
+        if not self.memory.header.old_vmm:
+            for word in range(REGISTER_WORDS):
+                if call.written >> word & 1:
+                    hcall.registers[word] = call.wanted[word]
+        elif hcall.type == abi.KVM_EXIT_HYPERV_HCALL_XMM and path != "killed":
+            raise HvtraceError(f"an exit of type {hcall.type}, at which an old VMM ends")
         if path == "immediate-exit":
             self.vcpu.complete()
         elif path == "other-thread":

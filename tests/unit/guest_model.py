@@ -12,7 +12,14 @@ from collections.abc import Iterator
 
 from hvtrace.guest import abi, vm
 from hvtrace.guest.kvm import Vcpu
-from hvtrace.guest.memory import DESCRIPTOR_BYTES, PATHS, STOP_PORT, Descriptor, GuestMemory
+from hvtrace.guest.memory import (
+    DESCRIPTOR_BYTES,
+    PATHS,
+    REGISTER_WORDS,
+    STOP_PORT,
+    Descriptor,
+    GuestMemory,
+)
 
 KERNEL_STATUS = 0x0002  # what the model's kernel says to a call with an odd code; else success
 
@@ -28,6 +35,8 @@ class ModelVcpu:
         self.made: list[tuple[int, int]] = []  # (index of the call, enforcement then)
         self.completed_by: list[tuple[str, bool]] = []  # thread's name; the guest not entered
         self.hypercalls = 0
+        self.exit_type = abi.KVM_EXIT_HYPERV_HCALL  # of fast calls
+        self.dropped: list[int] = []  # words of registers that never reach the guest
         self._forwarded: Descriptor | None = None
         self._guest = self._code()
 
@@ -79,7 +88,9 @@ class ModelVcpu:
             self._complete(call, KERNEL_STATUS if call.input & 1 else 0)
         else:
             self._forwarded = call
-            self._exit_hyperv(kind=abi.KVM_EXIT_HYPERV_HCALL)
+            fast = call.input >> 16 & 1
+            self._exit_hyperv(kind=self.exit_type if fast else abi.KVM_EXIT_HYPERV_HCALL)
+            self.run.hyperv.registers = call.registers_in
             return True
         return False
 
@@ -91,15 +102,36 @@ class ModelVcpu:
         self.hypercalls += 1
         thread = threading.current_thread().name
         self.completed_by.append((thread, bool(self.run.immediate_exit)))
+        self._check(call, result)
         call.completed += 1
         call.reps += result >> 32 & 0xFFF
-        call.rax_out, call.rdx_out, call.r8_out = result, call.rdx_in, call.r8_in
-        call.xmm_out = call.xmm_in
         for entry in call.statuses:
             if entry.count == 0 or entry.status == result & 0xFFFF:
                 entry.status = result & 0xFFFF
                 entry.count += 1
                 return
+
+    def _check(self, call: Descriptor, result: int) -> None:
+        """What the guest makes of its registers after a call."""
+        found, wanted = list(call.registers_in), list(call.registers_in)
+        if result & 0xFFFF == 0:
+            wanted = list(call.wanted)
+            if self._forwarded is call:
+                for word in set(range(REGISTER_WORDS)) - set(self.dropped):
+                    found[word] = self.run.hyperv.registers[word]
+        if call.completed == call.confirmed:
+            call.rax_out = result
+            call.registers_out[:] = found
+            call.confirmed += found == wanted
+
+
+class ModelKvm:
+    """The system: stands in for hvtrace.guest.kvm.Kvm where a session asks it."""
+
+    xmm_output = False
+
+    def hyperv_cpuid(self) -> list[abi.CpuidEntry]:
+        return [abi.CpuidEntry(function=0x40000003, edx=self.xmm_output << 15)]
 
 
 class ModelMachine:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from hvtrace.guest import abi
+from hvtrace.guest.memory import REGISTER_WORDS
 
-NUMBERS = [name for name in vars(abi) if name.startswith("KVM_")]
+PROPOSED = {"KVM_EXIT_HYPERV_HCALL_XMM"}  # in no kernel's header
+NUMBERS = [name for name in vars(abi) if name.startswith("KVM_") and name not in PROPOSED]
 STRUCTURES = {
     "kvm_userspace_memory_region": abi.MemoryRegion,
     "kvm_cpuid_entry2": abi.CpuidEntry,
@@ -31,7 +33,11 @@ PARTS = {  # expression in C -> offset here
     "offsetof(struct kvm_run, hyperv.u.hcall.result)": abi.Run.exit.offset
     + abi._Hcall.result.offset,
     "offsetof(struct kvm_run, hyperv.u.hcall.params)": abi.Run.exit.offset
-    + abi._Hcall.params.offset,
+    + abi._Hcall.registers.offset,
+    "sizeof(((struct kvm_run *)0)->hyperv.u.hcall.params)": 16,
+    # The proposed type is the next free number; its registers stay within struct kvm_run's union.
+    "KVM_EXIT_HYPERV_SYNDBG + 1": abi.KVM_EXIT_HYPERV_HCALL_XMM,
+    "sizeof(((struct kvm_run *)0)->padding)": 256,
     "sizeof(struct kvm_stats_header)": ctypes.sizeof(abi.StatsHeader),
     "offsetof(struct kvm_stats_header, name_size)": abi.StatsHeader.name_size.offset,
     "offsetof(struct kvm_stats_header, num_desc)": abi.StatsHeader.num_desc.offset,
@@ -76,6 +82,14 @@ def in_c(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 @pytest.mark.parametrize("text", expressions())
 def test_equals_the_header(in_c: dict[str, int], text: str) -> None:
     assert expressions()[text] == in_c[text]
+
+
+def test_registers_of_the_proposals_are_behind_the_parameters() -> None:
+    """Both proposals: XMM0 to XMM5 follow params[2], at byte 72 of struct kvm_run."""
+    registers = abi.Run.exit.offset + abi._Hcall.registers.offset
+    assert registers + 2 * 8 == 72
+    assert registers + abi._Hcall.registers.size == 168 <= abi.Run.exit.offset + 256
+    assert abi._Hcall.registers.size == 8 * REGISTER_WORDS
 
 
 def test_enough_is_compared() -> None:

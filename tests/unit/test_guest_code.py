@@ -23,6 +23,7 @@ def constants() -> dict[str, int]:
     }
     names = (
         "DESCRIPTOR_BYTES",
+        "REGISTER_WORDS",
         "USER_DATA_SELECTOR",
         "USER_CODE_SELECTOR",
         "STOP_PORT",

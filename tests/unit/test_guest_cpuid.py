@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvtrace.guest.abi import CpuidEntry
-from hvtrace.guest.cpuid import FEATURES, guest_cpuid
+from hvtrace.guest.cpuid import FEATURES, guest_cpuid, offers
 from hvtrace.guest.memory import CpuidEdit
 
 REGISTERS = ("eax", "ebx", "ecx", "edx")
@@ -58,6 +58,16 @@ def test_what_was_given_is_not_changed() -> None:
     edit = CpuidEdit(leaf=0x40000003, register=3, clear=0xFFFFFFFF)
     guest_cpuid(HOST, HYPERV, [edit])
     assert {e.edx for e in HYPERV} == {0xF0F0F0F0}
+
+
+def test_what_kvm_offers() -> None:
+    """XMM output: leaf 0x40000003, EDX bit 15 (TLFS)."""
+    assert not offers([], "xmm-output")
+    assert not offers(leaves(0x40000004, value=0xFFFFFFFF), "xmm-output")
+    assert not offers(leaves(0x40000003, value=0xFFFFFFFF & ~(1 << 15)), "xmm-output")
+    assert offers([*leaves(1), CpuidEntry(function=0x40000003, edx=1 << 15)], "xmm-output")
+    assert not offers([CpuidEntry(function=0x40000003, eax=1 << 15)], "xmm-output")
+    assert not offers([CpuidEntry(function=0x40000004, ebx=1)], "spin-wait")  # all its bits
 
 
 def test_features_are_single_bits_of_the_feature_leaves() -> None:

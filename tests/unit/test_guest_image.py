@@ -114,6 +114,11 @@ def test_synthetic_debugger(syndbg: str, in_cpuid: int, option: int | None) -> N
     assert msrs(memory, 0).get(0x400000FF) == option
 
 
+@pytest.mark.parametrize(("vmm", "old"), [("new", 0), ("old", 1)])
+def test_style_of_the_vmm(vmm: str, old: int) -> None:
+    assert write(guest=Guest(vmm=vmm)).header.old_vmm == old
+
+
 def test_header_has_shape_amount_and_edits() -> None:
     guest = Guest(withhold=("xmm-input", "spin-wait"), offer=("xmm-output",), eventfd=(0x10, 0x20))
     memory = write(vcpus=2, guest=guest, rounds=3, rate=7, seed=-5, first=6)
@@ -137,12 +142,21 @@ def test_descriptor_of_a_register_call() -> None:
     )  # fmt: skip
     (descriptor,) = write(call).descriptors(0)
     assert descriptor.input == 0x14 | 1 << 16 | 1 << 17 | 3 << 32
-    assert (descriptor.rdx_in, descriptor.r8_in) == (11, 12)
-    assert list(descriptor.xmm_in) == [1, 2, 3] + 9 * [0]
+    assert list(descriptor.registers_in) == [11, 12, 1, 2, 3] + 9 * [0]
+    assert list(descriptor.wanted) == list(descriptor.registers_in)
+    assert descriptor.written == 0
     assert descriptor.entry == descriptor.target == layout.HYPERCALL_PAGE
     assert layout.PATHS[descriptor.path] == "vmm"
     assert (descriptor.times, descriptor.enforce) == (5, 1)
     assert list(descriptor.answers[: descriptor.answer_count]) == [7, 8]
+
+
+def test_descriptor_of_a_call_with_output() -> None:
+    call = Call(0x50, fast=True, rdx=11, r8=12, xmm=(1, 2, 3, 4, 5), writes=((0, 9), (4, 7)))
+    (descriptor,) = write(call).descriptors(0)
+    assert list(descriptor.registers_in) == [11, 12, 1, 2, 3, 4, 5] + 7 * [0]
+    assert list(descriptor.wanted) == [9, 12, 1, 2, 7, 4, 5] + 7 * [0]
+    assert descriptor.written == 0b10001
 
 
 @pytest.mark.parametrize("via", ["vmcall", "vmmcall", "user"])
@@ -157,12 +171,15 @@ def test_blocks_have_a_page_each() -> None:
     ).descriptors(0)
     memory = write(Call(2, block=(1, 2, 3)), Call(8), Call(3, block=(4, 5)), vcpus=2)
     assert memory.header.blocks == 2
-    assert memory.words(first.rdx_in, 3) == (1, 2, 3)
-    assert memory.words(second.rdx_in, 2) == (4, 5)
-    assert second.rdx_in - first.rdx_in == layout.PAGE_BYTES
-    assert first.r8_in == second.r8_in == layout.OUTPUT_PAGE
-    assert (none.rdx_in, none.r8_in) == (0, 0)
-    assert [d.rdx_in for d in memory.descriptors(1)] == [first.rdx_in, 0, second.rdx_in]
+    (rdx, r8), (no_rdx, no_r8), (other_rdx, other_r8) = (
+        descriptor.registers_in[:2] for descriptor in (first, none, second)
+    )
+    assert memory.words(rdx, 3) == (1, 2, 3)
+    assert memory.words(other_rdx, 2) == (4, 5)
+    assert other_rdx - rdx == layout.PAGE_BYTES
+    assert r8 == other_r8 == layout.OUTPUT_PAGE
+    assert (no_rdx, no_r8) == (0, 0)
+    assert [d.registers_in[0] for d in memory.descriptors(1)] == [rdx, 0, other_rdx]
 
 
 def test_each_vcpu_of_the_run_has_its_own_prime() -> None:

@@ -24,6 +24,11 @@ MOVED = Call(0x5D, fast=True, path="other-thread", times=3, answers=(0x13,), xmm
 FAULT = Call(0x02, fast=True, path="fault", times=11, xmm_input=True, xmm_output="none")
 UNSEEN = Call(0x02, fast=True, path="unseen", via="user", times=13, xmm_output="none")
 KILLED = Call(0x5D, fast=True, path="killed", xmm_output="none")
+USED = Call(
+    0x52, fast=True, path="vmm", times=5, writes=((4, 0x77),), xmm_input=True,
+    xmm_output="used-xmm",
+)  # fmt: skip
+UNTOUCHED = Call(0x52, fast=True, path="vmm", times=3, xmm_input=True, xmm_output="used-xmm")
 CALLS = (KERNEL, REFUSED, MEMORY, FORWARDED, IN_KERNEL, MOVED, FAULT, UNSEEN, KILLED)
 
 
@@ -45,6 +50,7 @@ def result(call: Call, times: int | None = None, **changes: Any) -> Result:
         "forwarded": n if forwarded else 0,
         "moved": n if call.path == "other-thread" else 0,
         "statuses": dict(statuses),
+        "confirmed": completed,
     }
     return Result(**{**values, **changes})
 
@@ -141,7 +147,12 @@ def test_calls_that_were_not_made_are_no_rows() -> None:
         (KILLED, {"completed": 1, "statuses": {0: 1}}, "1 of 1 calls completed instead of 0"),
         (MEMORY, {"completed": 4, "statuses": {0: 4}}, "4 of 5 calls completed instead of 5"),
         (FORWARDED, {"statuses": {0: 5}}, "statuses {'0x0000': 5} instead of"),
-        (KERNEL, {"changed": ("RDX", "XMM1")}, "a call changed RDX, XMM1"),
+        (
+            KERNEL,
+            {"confirmed": 3, "wrong": ("RDX a", "R8 b")},
+            "after 3 calls one left RDX a, R8 b",
+        ),
+        (USED, {"confirmed": 0, "wrong": ("XMM1 a",)}, "after 0 calls one left XMM1 a"),
     ],
 )
 def test_each_disagreement_is_a_problem(call: Call, changes: dict[str, Any], problem: str) -> None:
@@ -150,9 +161,17 @@ def test_each_disagreement_is_a_problem(call: Call, changes: dict[str, Any], pro
     assert found.problems[0].startswith(f"test-0 vcpu0 0x{call.code:04x}: ")
 
 
-def test_output_in_registers_may_change_them() -> None:
-    call = Call(0x50, fast=True, path="vmm", xmm_output="used-xmm")
-    assert made([[result(call, changed=("XMM1",))]], calls=(call,)).problems == []
+def test_a_vmm_that_leaves_registers_alone_is_counted() -> None:
+    """Successes only, and only of calls whose verdict says that there was output."""
+    refused = Call(0x52, fast=True, path="vmm", times=2, answers=(5,), xmm_output="refused")
+    claimed = Call(0x46, fast=True, path="vmm", times=7, xmm_output="claimed")
+    calls = (USED, UNTOUCHED, refused, claimed, FORWARDED)
+    found = made([[result(call) for call in calls]], calls=calls)
+    assert found.problems == []
+    row = found.rows[0, 0x52, True, "vmm"]
+    assert (row.untouched, row.xmm_output) == (3, {"used-xmm": 8, "refused": 2})
+    assert found.rows[0, 0x46, True, "vmm"].untouched == 7
+    assert found.rows[0, 0x5D, True, "vmm"].untouched == 0
 
 
 def test_kvm_that_counts_otherwise_is_a_problem() -> None:
@@ -181,11 +200,32 @@ def test_results_are_read_from_memory() -> None:
     second.forwarded, second.moved = 9, 2
     second.statuses[0].status, second.statuses[0].count = 0, 4
     second.statuses[1].status, second.statuses[1].count = 0x1234, 3
-    second.xmm_out[3] = 1
-    second.r8_out = 5
+    second.confirmed = 7
     first, found = ledger.results(memory, 0)
-    assert first == Result(0, 0, 0, 0, 0, 0, {})
-    assert found == Result(9, 7, 1, 70, 9, 2, {0: 4, 0x1234: 3}, changed=("R8", "XMM1"))
+    assert first == Result(0, 0, 0, 0, 0, 0, {}, 0)
+    assert found == Result(9, 7, 1, 70, 9, 2, {0: 4, 0x1234: 3}, 7)
+
+
+SPOILT = "XMM0 [0x5, 0xff] instead of [0x5, 0x6]"
+
+
+@pytest.mark.parametrize(
+    ("rax", "wrong"),
+    [
+        (0x4_FFFF_0000, (SPOILT, "XMM1 [0x0, 0x0] instead of [0x7, 0x0]")),
+        (0x0_0000_0005, (SPOILT,)),
+    ],
+)
+def test_wrong_registers_are_named(rax: int, wrong: tuple[str, ...]) -> None:
+    """After a failure the registers must be those before, whatever the VMM wrote."""
+    mix = Mix("test", (Call(0x50, fast=True, rdx=9, xmm=(5, 6), writes=((4, 7),)),))
+    memory = image.write(mix, 1, Amount())
+    (call,) = memory.descriptors(0)
+    call.completed, call.confirmed, call.rax_out = 5, 4, rax
+    call.registers_out = call.registers_in
+    call.registers_out[3] = 0xFF
+    (found,) = ledger.results(memory, 0)
+    assert (found.confirmed, found.wrong) == (4, wrong)
 
 
 def test_json_is_that_of_the_golden_file() -> None:

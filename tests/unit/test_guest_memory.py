@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hvtrace.guest import memory as layout
 from hvtrace.guest.memory import Control, Descriptor, GuestMemory, Header
+from hvtrace.hyperv import block
 
 shapes = st.tuples(st.integers(1, 64), st.integers(1, 100), st.integers(0, 40))
 
@@ -55,8 +56,21 @@ def test_descriptors_are_aligned_for_movaps(shape: tuple[int, int, int]) -> None
     for vcpu in (0, shape[0] - 1):
         assert memory.descriptor_address(vcpu, shape[1] - 1) % 16 == 0
     os.close(memory.fd)
-    assert Descriptor.xmm_in.offset % 16 == Descriptor.xmm_out.offset % 16 == 0
+    xmm = 8 * layout.REGISTERS["xmm0"].start
+    assert (Descriptor.registers_in.offset + xmm) % 16 == 0
+    assert (Descriptor.registers_out.offset + xmm) % 16 == 0
     assert layout.DESCRIPTOR_BYTES % 16 == 0
+
+
+def test_registers_lie_as_in_the_block_of_the_tlfs() -> None:
+    """Same names, same places as where hvtrace explains them."""
+    found = {name.upper(): (8 * s.start, 8 * s.stop) for name, s in layout.REGISTERS.items()}
+    assert found == {r.name: (r.start, r.start + r.size_bytes) for r in block.REGISTERS}
+    assert 8 * layout.REGISTER_WORDS == block.BLOCK_BYTES
+
+
+def test_a_descriptor_is_what_its_size_says() -> None:
+    assert layout.DESCRIPTOR_BYTES == 1024
 
 
 def test_status_table_ends_with_the_descriptor() -> None:
@@ -87,7 +101,7 @@ def test_fields_are_where_the_addresses_say() -> None:
     memory = GuestMemory.create(2, 3, 1)
     memory.control(1).end = 0x1122334455667788
     assert memory.words(memory.control_address(1) + 8, 1) == (0x1122334455667788,)
-    memory.descriptors(1)[2].rdx_in = 7
+    memory.descriptors(1)[2].entry = 7
     assert memory.words(memory.descriptor_address(1, 2) + 8, 1) == (7,)
 
 

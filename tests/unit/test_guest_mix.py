@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvtrace.guest.mix import Before, Call, Mix, version
+from hvtrace.guest.mix import Before, Call, Mix, Stock, version
 from hvtrace.hyperv import values
 
 
@@ -55,10 +55,23 @@ def test_a_killed_call_is_made_once_whatever_the_primes() -> None:
 def test_older_kernels_may_differ() -> None:
     call = Call(0x8001, path="vmm", answers=(5,), before=Before("6.3", status=2))
     mix = Mix("test", (call, Call(1)))
-    assert mix.on((6, 3)) == mix.on((7, 0)) == mix
-    old = mix.on((6, 2)).calls
+    assert mix.on((6, 3), xmm_output=False) == mix.on((7, 0), xmm_output=True) == mix
+    old = mix.on((6, 2), xmm_output=False).calls
     assert (old[0].path, old[0].status) == ("kernel", 2)
     assert old[1] == mix.calls[1]
+
+
+def test_a_kvm_without_xmm_output_differs() -> None:
+    used = Call(0x46, fast=True, path="vmm", writes=((0, 5),), xmm_output="used-gpr", stock=Stock())
+    never = Call(0x50, path="vmm", answers=(3,), xmm_output="impossible",
+                 stock=Stock(path="vmm", status=0, xmm_output="impossible"))  # fmt: skip
+    mix = Mix("test", (used, never, Call(1)))
+    assert mix.on((6, 12), xmm_output=True) == mix
+    first, second, third = mix.on((7, 2), xmm_output=False).calls
+    assert (first.path, first.status, first.xmm_output) == ("kernel", 2, "refused")
+    assert first.writes == ()
+    assert (second.path, second.status, second.xmm_output) == ("vmm", 0, "impossible")
+    assert third == mix.calls[2]
 
 
 @pytest.mark.parametrize(

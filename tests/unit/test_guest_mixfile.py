@@ -13,12 +13,16 @@ import pytest
 from hvtrace.errors import HvtraceError
 from hvtrace.guest import mixfile
 from hvtrace.guest.memory import PATHS
-from hvtrace.guest.mix import FORWARDED, SITES, Call, Guest, Mix
-from hvtrace.hyperv import xmm
+from hvtrace.guest.mix import FORWARDED, SITES, Call, Guest, Mix, Stock
+from hvtrace.hyperv import block, xmm
 from hvtrace.hyperv.codes import CODES
 
 BUILT_IN = {name: mixfile.load(name) for name in mixfile.names()}
-CALLS = [(name, call) for name, mix in BUILT_IN.items() for call in mix.calls]
+XMM_MIXES = {
+    path.stem: mixfile.load(str(path))
+    for path in (Path(__file__).parents[1] / "xmm" / "mixes").glob("*.toml")
+}
+CALLS = [(name, call) for name, mix in (BUILT_IN | XMM_MIXES).items() for call in mix.calls]
 EVERYTHING = BUILT_IN["everything"]
 KVM_READS_XMM = {0x02, 0x03, 0x13, 0x14, 0x15}
 LISTS = {0x03, 0x14}
@@ -30,7 +34,7 @@ def ids(pair: tuple[str, Call]) -> str:
 
 
 def test_names() -> None:
-    assert mixfile.names() == ["everything", "windows-busy", "windows-idle"]
+    assert mixfile.names() == ["everything", "windows-busy", "windows-idle", "xmm-output"]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -49,9 +53,38 @@ def test_declared_xmm_input_is_the_rule_of_the_tlfs(pair: tuple[str, Call]) -> N
 
 @pytest.mark.parametrize("pair", CALLS, ids=ids)
 def test_declared_xmm_output_is_the_rule_of_the_tlfs(pair: tuple[str, Call]) -> None:
+    """On every kind of KVM, for every answer: a call's verdict must not depend on which."""
+    name, with_output = pair
+    stock = with_output.on((7, 2), xmm_output=False)
+    for call in (with_output, stock):
+        ends = [call.status | call.reps << 32] if call.path == "kernel" else call.answers
+        for end in ends:
+            assert call.xmm_output == xmm.verdict(
+                call.code,
+                call.fast,
+                call.var,
+                call.reps,
+                reps_completed=end >> 32 & 0xFFF,
+                status=None if call.path in ("fault", "unseen", "killed") else end & 0xFFFF,
+                xmm_out_kernel=name != "xmm-claimed",
+            )
+
+
+@pytest.mark.parametrize("pair", [p for p in CALLS if p[1].writes], ids=ids)
+def test_registers_written_are_those_of_the_tlfs(pair: tuple[str, Call]) -> None:
+    """From the first pair behind the input on, as long as the completed elements; all changed."""
     call = pair[1]
-    outlook = xmm.outlook(call.code, call.fast, call.var, call.reps)
-    assert call.xmm_output == {"eligible": "refused"}.get(outlook, outlook)
+    layout = block.layout_of(CODES[call.code], call.var, call.reps)
+    assert layout is not None
+    reps = (call.answers[0] >> 32 & 0xFFF) or call.reps
+    length = CODES[call.code].output_bytes(reps)
+    assert length is not None
+    assert layout.fits
+    first = 2 * layout.first_output_pair
+    words = [word for word, _ in call.writes]
+    assert words == list(range(first, first + -(-length // 8)))
+    before = (call.rdx, call.r8, *call.xmm, *(14 * [0]))
+    assert not any(before[word] == value for word, value in call.writes)
 
 
 @pytest.mark.parametrize("pair", CALLS, ids=ids)
@@ -73,9 +106,10 @@ def test_everything_takes_every_path() -> None:
     assert {call.enforce for call in EVERYTHING.calls} == {True, False}
     statuses = {call.status for call in EVERYTHING.calls if call.path == "kernel"}
     assert statuses == {0, 2, 3, 4, 5, 6}
-    assert {c.xmm_output for c in EVERYTHING.calls} == {
-        *("memory", "none", "unknown", "impossible", "refused")
-    }
+    stock = EVERYTHING.on((7, 2), xmm_output=False)
+    known = {"memory", "none", "unknown", "impossible", "refused"}
+    assert {c.xmm_output for c in stock.calls} == known
+    assert {c.xmm_output for c in EVERYTHING.calls} == known | {"used-gpr", "used-xmm"}
 
 
 def test_everything_makes_all_xmm_calls_in_all_ways() -> None:
@@ -99,9 +133,32 @@ def test_everything_has_one_code_with_both_handlers() -> None:
     assert {c.path in FORWARDED for c in signals} == {True, False}
 
 
-def test_everything_makes_prime_numbers_only() -> None:
-    for call in EVERYTHING.calls:
-        assert call.times == EVERYTHING.times(call, 0)
+@pytest.mark.parametrize("mix", [EVERYTHING, BUILT_IN["xmm-output"], *XMM_MIXES.values()])
+def test_mixes_that_are_counted_make_prime_numbers_only(mix: Mix) -> None:
+    for call in mix.calls:
+        assert call.times == mix.times(call, 0)
+
+
+def test_xmm_output_is_used_and_refused_in_all_ways() -> None:
+    """A row of the ledger has several verdicts; a stock KVM refuses all that fits."""
+    mix = BUILT_IN["xmm-output"]
+    found = {
+        (c.code, c.reps): c.xmm_output for c in mix.calls if c.fast and not c.answers[0] & 0xFFFF
+    }
+    assert (
+        found.items()
+        >= {
+            (0x46, 0): "used-gpr",
+            **{(0x50, n): "used-xmm" for n in (1, 2, 3, 4)},
+            (0x52, 0): "used-xmm",
+            (0x9A, 2): "used-xmm",
+        }.items()
+    )
+    verdicts = {c.xmm_output for c in mix.calls if c.code == 0x50}
+    assert verdicts == {"used-xmm", "refused", "impossible", "memory"}
+    stock = mix.on((7, 2), xmm_output=False)
+    assert not any(c.xmm_output.startswith("used") or c.writes for c in stock.calls)
+    assert {c.status for c in stock.calls if c.xmm_output == "refused"} == {2}
 
 
 def test_the_killed_call_is_the_last_and_enforced_ones_are_together() -> None:
@@ -137,6 +194,15 @@ def test_smallest_mix(tmp_path: Path) -> None:
     assert mix == Mix("mine", (Call(2, xmm_output="memory"),))
 
 
+def test_what_a_call_writes(tmp_path: Path) -> None:
+    """Words are numbered as in the registers: RDX, R8, XMM0 low, XMM0 high, and so on."""
+    writes = {"xmm5": [7, 8], "rdx": 1, "r8": 2, "xmm0": [3, 4], "xmm1": [5]}
+    mix = mixfile.load(write(tmp_path, {"call": [{**WRITING, "writes": writes}]}))
+    (call,) = mix.calls
+    assert call.writes == ((12, 7), (13, 8), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5))
+    assert call.stock == Stock(path="kernel", status=2, xmm_output="refused")
+
+
 def test_calls_are_ordered_by_enforcement_and_end(tmp_path: Path) -> None:
     calls = [
         {"code": 1, "path": "killed"},
@@ -167,13 +233,14 @@ def test_every_key_of_the_description_is_a_field() -> None:
 def test_defaults_of_the_description_are_the_defaults(kind: type) -> None:
     text = (mixfile.__doc__ or "").splitlines()
     for field in fields(kind):
-        if field.name not in ("code", "about", "xmm_output", "before"):
+        if field.name not in ("code", "about", "writes", "xmm_output", "before", "stock"):
             line = next(line for line in text if line.startswith(f"    {field.name} = "))
             default = field.default
             shown = list(default) if isinstance(default, tuple) else default
             assert tomllib.loads(line.strip())[field.name] == shown
 
 
+WRITING = {"code": 2, "fast": True, "path": "vmm", "writes": {"r8": 1}, "stock": {}}
 WRONG: list[tuple[Any, str]] = [
     ([], "the file is not a table"),
     ({}, "it needs at least one [[call]]"),
@@ -208,9 +275,31 @@ WRONG: list[tuple[Any, str]] = [
     ({"call": [{"code": 2, "answers": []}]}, "answers is empty"),
     ({"call": [{"code": 2, "answers": [0] * 21}]}, "more than 20 answers"),
     ({"call": [{"code": 2, "xmm_output": "some"}]}, 'no verdict "some" on XMM output'),
+    (
+        {"call": [{"code": 2, "answers": [0, 5], "xmm_output": "used-xmm"}]},
+        'xmm_output "used-xmm" with an answer that is a failure',
+    ),
+    ({"call": [{"code": 2, "stock": {"verdict": "refused"}}]}, 'stock: unknown key "verdict"'),
+    ({"call": [{"code": 2, "stock": {"xmm_output": "some"}}]}, 'no verdict "some" on XMM output'),
+    ({"call": [{"code": 2, "stock": {"path": "killed"}}]}, 'no path "killed" elsewhere'),
+    ({"call": [{"code": 2, "writes": 5}]}, "call 1, writes is not a table"),
+    ({"call": [{"code": 2, "writes": {"rcx": 5}}]}, 'call 1, writes: no register "rcx"; there'),
+    ({"call": [{"code": 2, "writes": {"rdx": "5"}}]}, "call 1, writes: rdx cannot be '5'"),
+    ({"call": [{"code": 2, "writes": {"rdx": [5]}}]}, "call 1, writes: rdx cannot be [5]"),
+    ({"call": [{"code": 2, "writes": {"r8": True}}]}, "call 1, writes: r8 cannot be True"),
+    ({"call": [{"code": 2, "writes": {"xmm5": [1, 2, 3]}}]}, "xmm5 cannot be [1, 2, 3]"),
+    ({"call": [{"code": 2, "writes": {"xmm0": []}}]}, "call 1, writes: xmm0 cannot be []"),
+    (
+        {"call": [{**WRITING, "writes": {"rdx": 1 << 64}}]},
+        "a value does not fit 64 bits",
+    ),
+    ({"call": [{**WRITING, "fast": False}]}, "only to a fast call that is forwarded"),
+    ({"call": [{**WRITING, "path": "kernel"}]}, "only to a fast call that is forwarded"),
+    ({"call": [{"code": 2, "fast": True, "path": "vmm", "writes": {"r8": 1}}]}, "needs stock"),
     ({"call": [{"code": 2, "before": {}}]}, "call 1, before: release is missing"),
     ({"call": [{"code": 2, "before": {"release": "old"}}]}, "release is not like 6.3"),
     ({"call": [{"code": 2, "before": {"release": "6.3", "path": "killed"}}]}, 'no path "killed"'),
+    ({"guest": {"vmm": "older"}, "call": [{"code": 2}]}, 'guest: vmm "older" is none of new, old'),
     ({"guest": {"withhold": ["sse"]}, "call": [{"code": 2}]}, 'guest: no feature "sse"'),
     ({"guest": {"offer": ["xmm-output"] * 17}, "call": [{"code": 2}]}, "more than 16 features"),
     ({"guest": {"eventfd": [1] * 17}, "call": [{"code": 2}]}, "more than 16 connections"),
@@ -251,6 +340,6 @@ def test_name_that_is_none() -> None:
     with pytest.raises(HvtraceError) as error:
         mixfile.load("windows")
     assert str(error.value) == (
-        'no mix is named "windows": take everything, windows-busy, windows-idle,'
+        'no mix is named "windows": take everything, windows-busy, windows-idle, xmm-output,'
         " or a file (.toml, .json)"
     )

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from guest_model import ModelKvm
 
 from hvtrace.errors import HvtraceError
 from hvtrace.guest import session
 from hvtrace.guest.ledger import Ledger
-from hvtrace.guest.mix import Before, Call, Mix
+from hvtrace.guest.mix import Before, Call, Mix, Stock
 from hvtrace.guest.session import Orders, Session
 
 MODEL = (sys.executable, str(Path(__file__).with_name("guest_model.py")))
@@ -32,7 +33,7 @@ MIX = Mix("test", (FLUSH, UNKNOWN, SIGNAL, MOVED), primes=True)
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_COMMAND", MODEL)
-    monkeypatch.setattr(session, "Kvm", lambda: None)
+    monkeypatch.setattr(session, "Kvm", ModelKvm)
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +158,21 @@ def test_expectations_are_those_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -
     assert ledger.kernel == "6.1.0-50-amd64"
 
 
+@pytest.mark.parametrize(("offered", "handler"), [(True, "vmm"), (False, "kernel")])
+def test_expectations_are_those_of_what_kvm_offers(
+    monkeypatch: pytest.MonkeyPatch, offered: bool, handler: str
+) -> None:
+    call = Call(
+        0x50, fast=True, path="vmm", times=3, writes=((4, 7),), xmm_output="used-xmm",
+        stock=Stock(status=0),
+    )  # fmt: skip
+    monkeypatch.setattr(ModelKvm, "xmm_output", offered)
+    ledger = run(Orders(Mix("test", (call,))))
+    assert ledger.problems == []
+    verdict = "used-xmm" if offered else "refused"
+    assert ledger.rows[0, 0x50, True, handler].xmm_output == {verdict: 3}
+
+
 def test_a_vm_that_ends_too_early_is_an_error() -> None:
     with Session(Orders(Mix("test", (FLUSH,), rate=100), rate=100)) as running:
         running.wait_ready()
@@ -195,19 +211,20 @@ def test_a_host_that_cannot_is_told_before_any_start(monkeypatch: pytest.MonkeyP
         raise HvtraceError("no Hyper-V here")
 
     monkeypatch.setattr(session, "Kvm", refuse)
-    running = Session(Orders(MIX))
-    with pytest.raises(HvtraceError, match="no Hyper-V here"), running:
-        pass
-    assert running.processes == []
+    monkeypatch.setattr(session.subprocess, "Popen", None)
+    with pytest.raises(HvtraceError, match="no Hyper-V here"):
+        Session(Orders(MIX))
 
 
 def test_vms_end_with_their_parent() -> None:
     """Also where the parent is killed: then nobody says "end"."""
     script = (
         "import time\n"
+        "from types import SimpleNamespace\n"
         "from hvtrace.guest import session\n"
         "from hvtrace.guest.mix import Call, Mix\n"
-        f"session._COMMAND, session.Kvm = {MODEL!r}, lambda: None\n"
+        f"session._COMMAND = {MODEL!r}\n"
+        "session.Kvm = lambda: SimpleNamespace(hyperv_cpuid=lambda: [])\n"
         "with session.Session(session.Orders(Mix('test', (Call(2),)))) as running:\n"
         "    print(running.wait_ready()[0].pid, flush=True)\n"
         "    time.sleep(60)\n"

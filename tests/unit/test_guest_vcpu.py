@@ -13,7 +13,7 @@ from guest_model import ModelVcpu
 from hvtrace.guest import abi, image, pace
 from hvtrace.guest.image import Amount
 from hvtrace.guest.memory import PANIC_PORT
-from hvtrace.guest.mix import Call, Mix
+from hvtrace.guest.mix import Call, Guest, Mix
 from hvtrace.guest.vcpu import Signals, VcpuThread
 
 
@@ -24,10 +24,12 @@ class Guests:
         self,
         *calls: Call,
         vcpus: int = 1,
+        vmm: str = "new",
         prepare: Callable[..., None] | None = None,
         **amount: int,
     ) -> None:
-        self.memory = image.write(Mix("test", calls), vcpus, Amount(**amount))
+        mix = Mix("test", calls, guest=Guest(vmm=vmm))
+        self.memory = image.write(mix, vcpus, Amount(**amount))
         self.vcpus = [ModelVcpu(self.memory, i) for i in range(vcpus)]
         self.told: list[str] = []
         self.failed: list[str] = []
@@ -137,6 +139,68 @@ def test_who_completes_a_forwarded_call(path: str, completion: tuple[str, bool])
     assert (call.forwarded, call.completed) == (5, 5)
     assert call.moved == (5 if path == "other-thread" else 0)
     assert guests.statuses(0) == {0x12: 5}
+
+
+def new_type(guests: Guests) -> None:
+    """KVM forwards fast calls as the exit type that is only for them."""
+    guests.vcpus[0].exit_type = abi.KVM_EXIT_HYPERV_HCALL_XMM
+
+
+def grown(guests: Guests) -> None:
+    """KVM forwards them as all others, in a structure that has grown."""
+
+
+@pytest.mark.parametrize("interface", [grown, new_type])
+@pytest.mark.parametrize("path", ["vmm", "immediate-exit", "other-thread"])
+def test_output_is_written_before_the_completion(
+    interface: Callable[[Guests], None], path: str
+) -> None:
+    """Only those words, and the guest finds them (guest_model compares)."""
+    call = Call(
+        0x50, fast=True, path=path, times=5, rdx=11, r8=12, xmm=(1, 2, 3, 4, 5, 6),
+        writes=((0, 0x50), (4, 0x51), (5, 0x52)),
+    )  # fmt: skip
+    guests = Guests(call, prepare=interface)
+    assert guests.failed == []
+    (found,) = guests.memory.descriptors(0)
+    assert (found.completed, found.confirmed) == (5, 5)
+    assert list(found.registers_out) == [0x50, 12, 1, 2, 0x51, 0x52, 5, 6, *(6 * [0])]
+
+
+def test_a_failing_answer_leaves_registers_alone() -> None:
+    call = Call(0x50, fast=True, path="vmm", times=4, answers=(5, 0), rdx=11, writes=((0, 9),))
+    (found,) = Guests(call).memory.descriptors(0)
+    assert (found.completed, found.confirmed, found.registers_out[0]) == (4, 4, 9)
+
+
+def test_output_that_does_not_arrive_is_seen() -> None:
+    def prepare(guests: Guests) -> None:
+        guests.vcpus[0].dropped = [4]
+
+    call = Call(0x50, fast=True, path="vmm", times=4, rdx=11, writes=((0, 9), (4, 7)))
+    (found,) = Guests(call, prepare=prepare).memory.descriptors(0)
+    assert (found.completed, found.confirmed) == (4, 0)
+    assert list(found.registers_out) == [9, *(13 * [0])]
+
+
+def test_an_old_vmm_writes_nothing() -> None:
+    call = Call(0x50, fast=True, path="vmm", times=3, rdx=11, writes=((0, 9),))
+    guests = Guests(call, vmm="old")
+    assert guests.failed == []
+    (found,) = guests.memory.descriptors(0)
+    assert (found.completed, found.confirmed, found.registers_out[0]) == (3, 0, 11)
+
+
+def test_an_old_vmm_ends_at_an_exit_it_does_not_know() -> None:
+    """The call stays open where the mix has it killed; elsewhere the mix is wrong."""
+    call = Call(0x50, fast=True, path="killed", writes=((0, 9),))
+    guests = Guests(Call(2, times=3), Call(4, path="vmm"), call, vmm="old", prepare=new_type)
+    assert guests.failed == []
+    found = guests.memory.descriptors(0)
+    assert [(c.started, c.completed) for c in found] == [(3, 3), (1, 1), (1, 0)]
+    guests = Guests(Call(0x50, fast=True, path="vmm"), vmm="old", prepare=new_type)
+    assert guests.failed == ["vcpu0: an exit of type 4, at which an old VMM ends"]
+    assert guests.memory.descriptors(0)[0].completed == 0
 
 
 def test_a_killed_call_comes_last_and_stays_open() -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from hvtrace.kernel import bpf, loader, shape
 from hvtrace.kernel.features import Features
-from hvtrace.kernel.live import LiveSource, flags
+from hvtrace.kernel.live import LiveSource
+from hvtrace.kernel.programs import load_counters
 
 ROUNDS, CALLS = 31, 4001
 PEERS = Path(__file__).with_name("peers.bpf.c")
@@ -85,9 +86,10 @@ def measure(variant: Variant) -> float:
 def bench_programs() -> list[tuple[str, list[float]]]:
     """(variant, ns per call in each round)."""
     names = ("floor_start", "floor_done", "textbook_start", "textbook_done")
-    peers = loader.load([], True, names, (), PEERS)
+    peers = loader.load(PEERS, [], [loader.Program(name, "raw", "") for name in names], ())
     events = shape.raw()
-    source = LiveSource(loader.load(flags(events)), Features("bench", events, False, None))
+    host = Features("bench", events)
+    source = LiveSource(load_counters(host), host)
     source.set_filter(None, None)
     statistics_on = bpf.enable_statistics()
     todo = variants(source.loaded.programs, peers.programs)

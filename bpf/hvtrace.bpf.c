@@ -24,6 +24,9 @@
 #define XMM_PAIR_BYTES 16  /* TLFS 3.7.2: RDX+R8, then XMM0 ... XMM5 */
 #define XMM_PAIRS 7
 
+#define CALL_VAR(call) ((u32)((call) >> HVT_CALL_VAR_SHIFT) & 0x3ff)
+#define CALL_REP(call) ((u32)((call) >> HVT_CALL_REP_SHIFT) & 0xfff)
+
 BPF_F_TABLE("array", u32, struct hvt_slot, slots, HVT_MAX_SLOTS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct hvt_thread, threads, HVT_MAX_THREADS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct hvt_control, control, 1, BPF_F_MMAPABLE);
@@ -166,13 +169,157 @@ static __always_inline u32 pairs(u32 bytes)
 	return (bytes + XMM_PAIR_BYTES - 1) / XMM_PAIR_BYTES;
 }
 
+#ifdef HVT_EVIDENCE
+/*
+ * What a forwarded call's exit to user space really was: its type, and whether the
+ * VMM wrote the output registers of the exit structure. Every offset is this
+ * kernel's own, a -D flag from hvtrace/kernel/programs.py: where a structure has no
+ * registers, its flag is HVT_NONE. (Here and not in a file of its own, because BCC
+ * rewrites map functions in the main file only.)
+ */
+#include "kvm.h"
+
+#define KVM_EXIT_HYPERV_HCALL 2
+#define KVM_EXIT_HYPERV_SYNDBG 3 /* the last type of a released kernel (7.2) */
+#define HVT_NONE 0xffff
+#define PT_REGS_DI 112		    /* first argument: struct pt_regs, x86-64 */
+#define BLOCK_WORDS (2 * XMM_PAIRS) /* RDX, R8, XMM0 ... XMM5 */
+
+/* The exit of a thread's open call. */
+struct exit_seen {
+	u64 registers[BLOCK_WORDS]; /* as KVM showed them to the VMM */
+	u64 answered[BLOCK_WORDS];  /* as the VMM left them */
+	u64 params;		    /* address of the first two; 0: none known */
+	u64 xmm;		    /* of the others; 0: none */
+	u32 type;		    /* 0: not seen */
+	u32 pad;
+};
+
+BPF_HASH(running, u32, u64, HVT_MAX_THREADS); /* tid -> struct kvm_vcpu * */
+BPF_ARRAY(seen, struct exit_seen, HVT_MAX_THREADS);
+BPF_HASH(exits, struct hvt_exit_key, struct hvt_exit, HVT_MAX_SLOTS);
+
+static __always_inline int remember_vcpu(u64 vcpu)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	running.update(&tid, &vcpu);
+	return 0;
+}
+
+static __always_inline void forget_vcpu(u32 tid)
+{
+	running.delete(&tid);
+}
+
+/* kvm_hv_hypercall(struct kvm_vcpu *): once per call. */
+int hvt_vcpu_by_kprobe(void *ctx)
+{
+	return remember_vcpu(*(u64 *)(ctx + PT_REGS_DI));
+}
+
+/* Where there are no kprobes: at every entry to a guest, which costs more. */
+int hvt_vcpu_by_entry(struct bpf_raw_tracepoint_args *ctx)
+{
+	return remember_vcpu(ctx->args[0]);
+}
+
+static __always_inline void read_registers(const struct exit_seen *exit, u64 *to)
+{
+	if (exit->params)
+		bpf_probe_read_kernel(to, 16, (void *)exit->params);
+	if (exit->xmm)
+		bpf_probe_read_kernel(to + 2, 96, (void *)exit->xmm);
+}
+
+/* An open call leaves for user space. */
+static __always_inline void note_exit(u32 index)
+{
+	u32 tid = bpf_get_current_pid_tgid(), type, params, xmm;
+	struct exit_seen *exit = seen.lookup(&index);
+	u64 *vcpu = running.lookup(&tid), run;
+
+	if (!exit)
+		return;
+	exit->type = 0;
+	exit->params = 0;
+	exit->xmm = 0;
+	if (!vcpu)
+		return;
+	run = read_u64(*vcpu + HVT_VCPU_RUN);
+	type = read_u32(run + HVT_RUN_TYPE);
+	params = type == KVM_EXIT_HYPERV_HCALL ? HVT_HCALL_PARAMS : HVT_NEW_PARAMS;
+	xmm = type == KVM_EXIT_HYPERV_HCALL ? HVT_HCALL_XMM : HVT_NEW_XMM;
+	if (type != KVM_EXIT_HYPERV_HCALL && type <= KVM_EXIT_HYPERV_SYNDBG)
+		params = xmm = HVT_NONE;
+	exit->type = type;
+	if (params != HVT_NONE)
+		exit->params = run + HVT_RUN_UNION + params;
+	if (xmm != HVT_NONE)
+		exit->xmm = run + HVT_RUN_UNION + xmm;
+	read_registers(exit, exit->registers);
+}
+
+/* Whether the VMM left `count` pairs of registers from `first` on as they were. */
+static __always_inline bool left_alone(struct exit_seen *exit, u32 first, u32 count)
+{
+	u64 changed = 0;
+	u32 i;
+
+	if (!exit->xmm || !count)
+		return false;
+	read_registers(exit, exit->answered);
+#pragma unroll
+	for (i = 0; i < BLOCK_WORDS; i++)
+		if (i / 2 >= first && i / 2 < first + count)
+			changed |= exit->registers[i] ^ exit->answered[i];
+	return !changed;
+}
+
+/* A call is over; `reps` are those it completed, `success` whether it did. */
+static __always_inline void count_exit(struct hvt_control *ctl, const struct hvt_thread *t,
+				       u32 index, const struct hvt_abi abi, bool success, u32 reps)
+{
+	u32 in = abi.in_fixed + 8 * CALL_VAR(t->call) + abi.in_elem * CALL_REP(t->call);
+	struct exit_seen *exit = seen.lookup(&index);
+	struct hvt_exit_key key = {.tgid = t->tgid, .tid = t->tid};
+	struct hvt_exit *known, new = {};
+
+	if (!(t->call & HVT_CALL_VMM))
+		return;
+	if (!exit || !exit->type) {
+		__sync_fetch_and_add(&ctl->no_exit, 1);
+		return;
+	}
+	key.call = t->call & (HVT_CALL_FAST | 0xffff);
+	key.type = exit->type;
+	known = exits.lookup(&key);
+	if (!known) {
+		exits.update(&key, &new);
+		known = exits.lookup(&key);
+	}
+	if (!known) {
+		__sync_fetch_and_add(&ctl->no_exit, 1);
+		return;
+	}
+	known->calls++;
+	if (success && t->call & HVT_CALL_FAST && abi.flags & HVT_ABI_INPUT &&
+	    abi.flags & HVT_ABI_OUTPUT &&
+	    left_alone(exit, pairs(in), pairs(abi.out_fixed + abi.out_elem * reps)))
+		known->untouched++;
+}
+#else
+#define note_exit(...)
+#define count_exit(...)
+#define forget_vcpu(...)
+#endif
+
 /* XMM input and the verdict on output of a fast call (TLFS 3.7.2 and 3.8.1);
  * hvtrace/hyperv/xmm.py says the same in Python, and tests/bpf compares. */
 static __always_inline void count_xmm(struct hvt_slot *slot, u64 call, bool success, u32 reps)
 {
 	const struct hvt_abi abi = slot->abi;
-	u32 var = call >> HVT_CALL_VAR_SHIFT & 0x3ff;
-	u32 rep = call >> HVT_CALL_REP_SHIFT & 0xfff;
+	u32 var = CALL_VAR(call), rep = CALL_REP(call);
 	u32 in, used;
 
 	if (!(call & HVT_CALL_FAST) || !(abi.flags & HVT_ABI_INPUT))
@@ -239,6 +386,7 @@ static __always_inline void close_completed(struct hvt_control *ctl, struct hvt_
 	count_xmm(slot, call, !status, reps);
 	if (status)
 		count_failure(ctl, slot, slot_index, status);
+	count_exit(ctl, t, index, slot->abi, !status, reps);
 }
 
 static __always_inline void close_unfinished(struct hvt_control *ctl, struct hvt_thread *t,
@@ -253,6 +401,7 @@ static __always_inline void close_unfinished(struct hvt_control *ctl, struct hvt
 	}
 	slot->unfinished++;
 	count_xmm(slot, t->call, false, 0);
+	count_exit(ctl, t, index, slot->abi, false, 0);
 }
 
 /* Open, and under the filters of now. */
@@ -327,8 +476,10 @@ PROBE(kvm_userspace_exit)
 	if (FIELD(u32, HVT_REASON) != KVM_EXIT_HYPERV || FIELD(s32, HVT_ERRNO) < 0)
 		return 0;
 	t = find_thread(bpf_get_current_pid_tgid(), &index);
-	if (t && t->call & HVT_CALL_OPEN)
+	if (t && t->call & HVT_CALL_OPEN) {
 		t->call |= HVT_CALL_VMM;
+		note_exit(index);
+	}
 	return 0;
 }
 
@@ -345,6 +496,7 @@ PROBE(sched_process_exit)
 	if (is_open(ctl, t->call))
 		close_unfinished(ctl, t, index);
 	t->call = 0;
+	forget_vcpu(tid);
 	tids.delete(&tid);
 	word = cache.lookup(&at);
 	if (word && *word >> 32 == tid)

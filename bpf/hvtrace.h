@@ -10,7 +10,7 @@
 #define HVTRACE_H
 
 /* ABI number of everything below; raised with every change of meaning. */
-#define HVT_LAYOUT 1
+#define HVT_LAYOUT 2
 
 /*
  * Latency buckets, log-linear: 25 octaves from 2^-23 s (119 ns) to 2^2 s,
@@ -120,6 +120,7 @@ struct hvt_control {
 	__u64 no_slot;	   /* calls not counted: no free slot, or table full */
 	__u64 no_thread;   /* calls not counted: no free thread entry */
 	__u64 no_status;   /* failures whose status found no room */
+	__u64 no_exit;	   /* forwarded calls whose exit was not seen (--evidence) */
 };
 #define HVT_ANY_CODE 0xffffffff
 
@@ -127,6 +128,29 @@ struct hvt_control {
 struct hvt_status_key {
 	__u32 slot;
 	__u32 status;
+};
+
+/* Key and value of `exits` (--evidence): forwarded calls by the exit they took. */
+struct hvt_exit_key {
+	__u32 tgid;
+	__u32 tid;
+	__u32 call; /* code, HVT_CALL_FAST */
+	__u32 type; /* kvm_run.hyperv.type */
+};
+struct hvt_exit {
+	__u64 calls;
+	__u64 untouched; /* succeeded with output in registers that the VMM left as they were */
+};
+
+/* Value of `vcpus`, by thread: what KVM keeps of a vCPU's CPUID (vcpus.bpf.c). */
+#define HVT_CPUID_WORDS 8 /* of struct kvm_vcpu_hv.cpuid_cache */
+struct hvt_vcpu {
+	__u32 tgid;
+	__u32 vcpu_id;
+	__u8 hyperv;   /* its CPUID has Hyper-V at all */
+	__u8 enforced; /* KVM_CAP_HYPERV_ENFORCE_CPUID */
+	__u8 pad[2];
+	__u32 cpuid[HVT_CPUID_WORDS];
 };
 
 #endif

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from hvtrace.errors import HvtraceError
-from hvtrace.kernel import features
+from hvtrace.kernel import kvm
 from hvtrace.lab import front, kernels, tools
 from hvtrace.lab.progress import Progress
 from hvtrace.lab.vm import Vm
@@ -56,7 +56,7 @@ def command(*, kernel: str | None, in_place: bool) -> None:
 
 def _host_can_serve() -> bool:
     """Whether guests here would make hypercalls, and we may trace them."""
-    return os.geteuid() == 0 and features.KVM_DEVICE.exists() and features.hyperv_in_kvm()
+    return os.geteuid() == 0 and kvm.DEVICE.exists() and kvm.has_hyperv()
 
 
 def _beside_guests() -> int:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import struct
+from pathlib import Path
 
 _SYS_BPF = 321  # x86-64, the only architecture with Hyper-V guests on KVM
 _MAP_CREATE = 0
@@ -35,6 +36,8 @@ _PERF_EVENT_IOC_SET_BPF = 0x40042408
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint]
+
+KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 
 _perf_event_open = ctypes.CDLL(None, use_errno=True).syscall
 _perf_event_open.restype = ctypes.c_long
@@ -121,13 +124,32 @@ def attach_raw_tracepoint(program_fd: int, name: str) -> int:
 
 
 def attach_tracepoint(program_fd: int, event_id: int) -> int:
-    """Attach to the event with this id in tracefs; detached as the descriptor is closed.
+    """Attach to the event with this id in tracefs; detached as the descriptor is closed."""
+    return _attach_perf(program_fd, _PERF_TYPE_TRACEPOINT, event_id, 0)
 
-    One perf event carries the program to every CPU: it hangs on the event, not on the CPU.
-    """
-    # struct perf_event_attr in its first published size: type, size, config,
-    # sample_period, sample_type, read_format, flags, wakeup_events, bp_type, bp_addr
-    attr = _attr("<IIQQQQQIIQ", _PERF_TYPE_TRACEPOINT, 64, event_id, 1, 0, 0, 0, 1, 0, 0)
+
+def kprobe_type() -> int | None:
+    """The kernel's number for kprobes as perf events; None where it has none (CONFIG_KPROBES)."""
+    try:
+        return int(KPROBE_TYPE.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def attach_kprobe(program_fd: int, function: str) -> int:
+    """Attach to the entry of a kernel function; ENOENT: there is none, or no kprobes."""
+    kind = kprobe_type()
+    if kind is None:
+        raise OSError(errno.ENOENT, "this kernel has no kprobes")
+    name = ctypes.create_string_buffer(function.encode())
+    return _attach_perf(program_fd, kind, 0, ctypes.addressof(name))
+
+
+def _attach_perf(program_fd: int, kind: int, config: int, name: int) -> int:
+    """One perf event carries the program to every CPU: it hangs on the event, not on the CPU."""
+    # struct perf_event_attr in its second published size: type, size, config, sample_period,
+    # sample_type, read_format, flags, wakeup_events, bp_type, config1, config2
+    attr = _attr("<IIQQQQQIIQQ", kind, 72, config, 1, 0, 0, 0, 1, 0, name, 0)
     every_process, cpu, no_group = -1, 0, -1
     fd: int = _perf_event_open(
         _SYS_PERF_EVENT_OPEN,

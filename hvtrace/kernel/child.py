@@ -6,10 +6,11 @@ so it uses the standard library and BCC only.
 
     python3 child.py SOCKET_FD < job.json
 
-Job: {"source": path, "headers": path, "flags": [...], "programs": [function names],
-"raw": whether they are for raw tracepoints, "maps": [names]}. Answer, on the socket: one
-JSON message, {"ok": true} with one descriptor for each program and map in the order of the
-job, or {"error": kind, "text": text}, kind being "no-bcc", "wrong-bcc", "compile" or "load".
+Job: {"source": path, "headers": path, "flags": [...], "programs": [[function name, kind]],
+"maps": [names]}, a program's kind being "raw" (tracepoint), "tracepoint" or "kprobe". Answer,
+on the socket: one JSON message, {"ok": true} with one descriptor for each program and map in
+the order of the job, or {"error": kind, "text": text}, kind being "no-bcc", "wrong-bcc",
+"compile" or "load".
 """
 
 import ctypes
@@ -44,9 +45,15 @@ def load(job: dict[str, Any]) -> list[int]:
         module = bcc.BPF(src_file=job["source"].encode(), cflags=job["flags"])
     except Exception as error:  # BCC raises bare Exception
         raise Failed("compile", str(error)) from None
-    kind = bcc.BPF.RAW_TRACEPOINT if job["raw"] else bcc.BPF.TRACEPOINT
+    kinds = {
+        "raw": bcc.BPF.RAW_TRACEPOINT,
+        "tracepoint": bcc.BPF.TRACEPOINT,
+        "kprobe": bcc.BPF.KPROBE,
+    }
     try:
-        programs = [module.load_func(name.encode(), kind).fd for name in job["programs"]]
+        programs = [
+            module.load_func(name.encode(), kinds[kind]).fd for name, kind in job["programs"]
+        ]
     except Exception as error:
         raise Failed("load", str(error)) from None
     _kept.append(module)

@@ -6,33 +6,28 @@ kernel version: files, symbols and ioctls say what is there.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
-import fcntl
-import os
 import platform
-import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hvtrace.errors import HvtraceError
-from hvtrace.kernel import bpf
+from hvtrace.hyperv.cpuid import Cpuid
+from hvtrace.hyperv.interface import Interface
+from hvtrace.kernel import bpf, kvm, structures
 from hvtrace.kernel.shape import EVENTS, Shape, choose
+from hvtrace.kernel.structures import Structures
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 DEBUGFS = Path("/sys/kernel/debug")
-KVM_DEVICE = Path("/dev/kvm")
+
+NO_HYPERV = "this kernel's KVM is built without Hyper-V support (CONFIG_KVM_HYPERV)"
 
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39
-
-# include/uapi/linux/kvm.h
-_KVM_CHECK_EXTENSION = 0xAE03
-_KVM_GET_SUPPORTED_HV_CPUID = 0xC008AEC1
-_KVM_CAP_HYPERV = 44
-_HV_CPUID_FEATURES = 0x40000003
-_HV_XMM_OUTPUT = 1 << 15  # of EDX: HV_X64_HYPERCALL_XMM_OUTPUT_AVAILABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +36,11 @@ class Features:
 
     release: str
     shape: Shape  # of the events
-    xmm_output: bool  # KVM can return output in XMM registers (no released kernel can)
-    debugfs: Path | None  # KVM's folder in debugfs: which thread is which vCPU of which VM
+    interface: Interface = field(default_factory=Interface)  # for output in XMM registers
+    offered: Cpuid | None = None  # the features that KVM offers to VMMs
+    structures: Structures = field(default_factory=Structures)  # of KVM
+    debugfs: Path | None = None  # KVM's folder there: which thread is which vCPU of which VM
+    kprobes: bool = True
 
 
 def probe(anyway: bool, say: Callable[[str], None]) -> Features:
@@ -53,27 +51,37 @@ def probe(anyway: bool, say: Callable[[str], None]) -> Features:
     """
     if platform.machine() != "x86_64":
         raise HvtraceError("KVM has Hyper-V guests on x86-64 only: there is nothing to trace here")
-    _check_privilege()
-    _check_bpf()
-    events = _mounted_tracefs() / "events"
+    check_privilege()
+    check_bpf()
+    events = mounted_tracefs() / "events"
     _wait_for_kvm(events, say)
-    formats = _read_formats(events)
-    if not hyperv_in_kvm():
-        text = "this kernel's KVM is built without Hyper-V support (CONFIG_KVM_HYPERV)"
+    formats = read_formats(events)
+    if not kvm.has_hyperv():
         if not anyway:
             raise HvtraceError(
-                f"{text}: its hypercall events exist and never fire; --anyway goes on all the same"
+                f"{NO_HYPERV}: its hypercall events exist and never fire;"
+                " --anyway goes on all the same"
             )
-        say(f"{text}: no hypercall will be seen")
+        say(f"{NO_HYPERV}: no hypercall will be seen")
+    return look(choose(platform.release(), formats))
+
+
+def look(shape: Shape) -> Features:
+    """What else there is on a host with these events; nothing of it is a must."""
+    kvm_structures, offered = structures.read(), kvm.offered_cpuid()
     return Features(
         release=platform.release(),
-        shape=choose(platform.release(), formats),
-        xmm_output=_xmm_output_in_kvm(),
+        shape=shape,
+        interface=kvm.interface(kvm_structures, offered),
+        offered=offered,
+        structures=kvm_structures,
         debugfs=_kvm_debugfs(),
+        kprobes=bpf.kprobe_type() is not None,
     )
 
 
-def _check_privilege() -> None:
+def check_privilege() -> None:
+    """Raise HvtraceError unless this process may trace."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     capabilities = int(line.split()[1], 16)
@@ -82,7 +90,8 @@ def _check_privilege() -> None:
         raise HvtraceError("tracing needs root, or CAP_BPF and CAP_PERFMON: run it with sudo")
 
 
-def _check_bpf() -> None:
+def check_bpf() -> None:
+    """Raise HvtraceError unless this process may use bpf(2)."""
     try:
         bpf.probe()
     except OSError as error:
@@ -101,7 +110,7 @@ def _mount(kind: str, folder: Path) -> bool:
     return bool(libc.mount(b"nodev", str(folder).encode(), kind.encode(), 0, None) == 0)
 
 
-def _mounted_tracefs() -> Path:
+def mounted_tracefs() -> Path:
     """The tracefs folder; mounts it where nobody has."""
     for folder in TRACEFS:
         if (folder / "events").is_dir():
@@ -116,23 +125,23 @@ def _wait_for_kvm(events: Path, say: Callable[[str], None]) -> None:
     kvm = events / "kvm"
     if kvm.is_dir():
         return
-    if not _kvm_module_exists():
-        raise HvtraceError("this kernel has no KVM: it can run no guests, so there is no hypercall")
+    check_module()
     say("waiting for KVM to be loaded (modprobe kvm_intel or kvm_amd; Ctrl-C ends)")
     while not kvm.is_dir():
         time.sleep(0.2)
     say("KVM is loaded")
 
 
-def _kvm_module_exists() -> bool:
+def check_module() -> None:
+    """Raise HvtraceError unless KVM can be loaded here."""
     modules = Path("/lib/modules") / platform.release() / "modules.dep"
-    try:
-        return "/kvm/kvm.ko" in modules.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
+    with contextlib.suppress(OSError):
+        if "/kvm/kvm.ko" in modules.read_text(encoding="utf-8", errors="replace"):
+            return
+    raise HvtraceError("this kernel has no KVM: it can run no guests, so there is no hypercall")
 
 
-def _read_formats(events: Path) -> dict[str, str]:
+def read_formats(events: Path) -> dict[str, str]:
     """The format files by event; refuses kernels without the `done` event."""
     files = {event: events / "kvm" / event / "format" for event in EVENTS}
     files["sched_process_exit"] = events / "sched" / "sched_process_exit" / "format"
@@ -145,49 +154,6 @@ def _read_formats(events: Path) -> dict[str, str]:
         ) from None
     except OSError as error:
         raise HvtraceError(f"cannot read {error.filename}: {error.strerror}") from None
-
-
-def hyperv_in_kvm() -> bool:
-    """Whether KVM here completes Hyper-V hypercalls at all."""
-    try:
-        device = os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return _symbol_exists("kvm_hv_hypercall")  # kvm.ko is there, its vendor module not yet
-    try:
-        return fcntl.ioctl(device, _KVM_CHECK_EXTENSION, _KVM_CAP_HYPERV) > 0
-    finally:
-        os.close(device)
-
-
-def _symbol_exists(name: str) -> bool:
-    try:
-        with Path("/proc/kallsyms").open(encoding="ascii", errors="replace") as symbols:
-            return any(line.split()[2] == name for line in symbols)
-    except OSError:
-        return False
-
-
-def _xmm_output_in_kvm() -> bool:
-    """Whether KVM offers guests the CPUID bit of XMM output."""
-    count = 64
-    entry = struct.Struct("<10I")  # struct kvm_cpuid_entry2
-    request = bytearray(struct.pack("<II", count, 0) + bytes(entry.size * count))
-    try:
-        device = os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.ioctl(device, _KVM_GET_SUPPORTED_HV_CPUID, request)
-    except OSError:  # EINVAL: no Hyper-V in this KVM, or no system ioctl before 5.11
-        return False
-    finally:
-        os.close(device)
-    found = struct.unpack_from("<I", request)[0]
-    leaves = (entry.unpack_from(request, 8 + i * entry.size) for i in range(found))
-    return any(
-        function == _HV_CPUID_FEATURES and edx & _HV_XMM_OUTPUT
-        for function, _, _, _, _, _, edx, *_ in leaves
-    )
 
 
 def _kvm_debugfs() -> Path | None:

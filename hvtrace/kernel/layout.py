@@ -13,7 +13,7 @@ import numpy as np
 from hvtrace.hyperv.xmm import COUNTED
 from hvtrace.stats.histogram import BUCKETS
 
-LAYOUT = 1
+LAYOUT = 2
 STATUSES = 4
 TABLE = 128
 COMM = 16
@@ -84,12 +84,28 @@ CONTROL = np.dtype(
         ("no_slot", "<u8"),
         ("no_thread", "<u8"),
         ("no_status", "<u8"),
+        ("no_exit", "<u8"),
     ]
 )
 
-LOSSES = ("orphans", "no_slot", "no_thread", "no_status")
+LOSSES = ("orphans", "no_slot", "no_thread", "no_status", "no_exit")
 
 STATUS_KEY = np.dtype([("slot", "<u4"), ("status", "<u4")])
+
+EXIT_KEY = np.dtype([("tgid", "<u4"), ("tid", "<u4"), ("call", "<u4"), ("type", "<u4")])
+EXIT = np.dtype([("calls", "<u8"), ("untouched", "<u8")])
+
+CPUID_WORDS = 8
+VCPU = np.dtype(
+    [
+        ("tgid", "<u4"),
+        ("vcpu_id", "<u4"),
+        ("hyperv", "u1"),
+        ("enforced", "u1"),
+        ("pad", "u1", (2,)),
+        ("cpuid", "<u4", (CPUID_WORDS,)),
+    ]
+)
 
 
 def bpf_folder() -> Path:

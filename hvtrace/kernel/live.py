@@ -22,49 +22,44 @@ from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf, features, layout, loader
 from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
+from hvtrace.kernel.programs import BY_ENTRY, BY_KPROBE, MAX_SLOTS, MAX_THREADS, load_counters
 from hvtrace.kernel.registry import Registry
 from hvtrace.kernel.rows import rows_of, statuses_of
-from hvtrace.kernel.shape import Shape
 from hvtrace.kernel.vms import Identities
-from hvtrace.stats.snapshot import Lost, Snapshot, concat, empty, rollup, select
-
-MAX_THREADS = 1024
-MAX_SLOTS = 16384
-CACHE = 4096
+from hvtrace.stats.exits import Exit, add_up
+from hvtrace.stats.snapshot import Lost, Snapshot, Vm, concat, empty, rollup, select
 
 
 def _say(text: str) -> None:
     print(f"hvtrace: {text}", file=sys.stderr, flush=True)
 
 
-def flags(shape: Shape, threads: int = MAX_THREADS, slots: int = MAX_SLOTS) -> list[str]:
-    """Compiler flags of bpf/hvtrace.bpf.c."""
-    return [
-        f"-DHVT_MAX_THREADS={threads}",
-        f"-DHVT_MAX_SLOTS={slots}",
-        f"-DHVT_CACHE={CACHE}",
-        *shape.flags,
-    ]
-
-
 def open_source(
     pid: int | None = None,
     code: int | None = None,
+    *,
     anyway: bool = False,
     say: Callable[[str], None] = _say,
     keep_ended_seconds: float = float("inf"),
+    evidence: bool = False,
 ) -> LiveSource:
     """Check the host, load, attach.
 
     `pid` and `code` filter in the kernel; `anyway` goes on where KVM has no
     Hyper-V; `say` takes progress lines; VMs that ended stay in the snapshots
-    for `keep_ended_seconds`. Raises HvtraceError with one clear line.
+    for `keep_ended_seconds`; `evidence` looks at the exits of forwarded calls,
+    where this kernel's types are known. Raises HvtraceError with one clear line.
     """
     host = features.probe(anyway, say)
-    loaded = loader.load(flags(host.shape), host.shape.raw)
+    if evidence and host.structures.problem:
+        say(f"no evidence of exits: {host.structures.problem}")
+        evidence = False
+    loaded = load_counters(host, evidence=evidence)
     source = LiveSource(loaded, host, keep_ended_seconds=keep_ended_seconds)
     try:
         source.attach()
+        if evidence:
+            source.attach_evidence(say)
         source.set_filter(pid, code)
     except BaseException:
         source.close()
@@ -88,13 +83,13 @@ class LiveSource:
         Not attached yet, and counts nothing before the first `set_filter`.
         """
         self.kernel = host.release
+        self.host = host
         self.loaded = loaded
-        self._shape = host.shape
-        self._can_output = host.xmm_output
         self._maps = Maps(loaded.maps, threads, slots)
         self._links: list[int] = []
         self._registry = Registry(Identities(host.debugfs), keep_ended_seconds)
         self._vm_of = np.full(threads, -1, dtype=np.int32)  # thread entry -> index of its VM
+        self._vm_by_thread: dict[tuple[int, int], Vm] = {}  # by (tgid, tid); for evidence
         self._final = empty()  # of threads that ended; same VM indices as the registry
 
     def __enter__(self) -> LiveSource:
@@ -112,14 +107,33 @@ class LiveSource:
         """Attach all programs. Raises HvtraceError; nothing stays attached then."""
         for name, fd in self.loaded.programs.items():
             try:
-                self._links.append(
-                    bpf.attach_raw_tracepoint(fd, name)
-                    if self._shape.raw
-                    else bpf.attach_tracepoint(fd, self._shape.ids[name])
-                )
+                if name not in (BY_KPROBE.name, BY_ENTRY.name):
+                    self._links.append(self._attach(fd, name))
             except OSError as error:
                 self.detach()
                 raise HvtraceError(f"cannot attach to {name}: {error.strerror}") from None
+
+    def _attach(self, fd: int, event: str) -> int:
+        shape = self.host.shape
+        if shape.raw:
+            return bpf.attach_raw_tracepoint(fd, event)
+        return bpf.attach_tracepoint(fd, shape.ids[event])
+
+    def attach_evidence(self, say: Callable[[str], None]) -> None:
+        """Let the programs know which vCPU a thread runs, the cheapest way there is."""
+        programs, reason = self.loaded.programs, "this kernel has none: CONFIG_KPROBES"
+        if BY_KPROBE.name in programs:
+            try:
+                self._links.append(bpf.attach_kprobe(programs[BY_KPROBE.name], BY_KPROBE.target))
+                return
+            except OSError as error:
+                reason = f"{BY_KPROBE.target}: {error.strerror}"
+        say(f"evidence without kprobes ({reason}): each entry to a guest is looked at instead")
+        try:
+            link = bpf.attach_raw_tracepoint(programs[BY_ENTRY.name], BY_ENTRY.target)
+        except OSError as error:
+            raise HvtraceError(f"cannot attach to {BY_ENTRY.target}: {error.strerror}") from None
+        self._links.append(link)
 
     @property
     def probes(self) -> int:
@@ -159,10 +173,14 @@ class LiveSource:
             monotonic_ns=time.monotonic_ns(),
             vms=(),
             rows=rows_of(
-                slots, self._vm_of[owner], self._maps.threads["tid"][owner], self._can_output
+                slots,
+                self._vm_of[owner],
+                self._maps.threads["tid"][owner],
+                self.host.interface.in_kernel,
             ),
             statuses=statuses_of(slots, self._maps.more_statuses(used, slots)),
             lost=self._lost(),
+            exits=self._exits(),
             in_flight=int(np.count_nonzero(threads["call"] & np.uint64(layout.CALL_OPEN))),
         )
         dead = np.flatnonzero(threads["state"] == layout.DEAD)
@@ -177,6 +195,25 @@ class LiveSource:
         self._expire()
         return total
 
+    def _exits(self) -> tuple[Exit, ...]:
+        found = []
+        for key, value in self._maps.exits():
+            part = self.host.interface.part(key["type"])
+            vm = self._vm_by_thread.get((key["tgid"], key["tid"]))
+            if vm is None:  # its first call is not over yet, or began after our look
+                continue
+            found.append(
+                Exit(
+                    vm=vm,
+                    code=key["call"] & 0xFFFF,
+                    fast=bool(key["call"] & layout.CALL_FAST),
+                    type=key["type"],
+                    size_bytes=part.size_bytes if part else None,
+                    **value,
+                )
+            )
+        return add_up(found)
+
     def _lost(self) -> Lost:
         counted = {name: int(self._maps.control[name][0]) for name in LOSSES}
         missed = sum(bpf.recursion_misses(fd) for fd in self.loaded.programs.values())
@@ -186,7 +223,9 @@ class LiveSource:
         for entry in entries[self._vm_of[entries] < 0]:
             thread = self._maps.threads[entry]
             comm = bytes(thread["comm"]).decode(errors="replace")
-            self._vm_of[entry] = self._registry.index(int(thread["tgid"]), int(thread["tid"]), comm)
+            tgid, tid = int(thread["tgid"]), int(thread["tid"])
+            self._vm_of[entry] = self._registry.index(tgid, tid, comm)
+            self._vm_by_thread[tgid, tid] = self._registry.vms[self._vm_of[entry]]
 
     def _expire(self) -> None:
         moved = self._registry.expire()

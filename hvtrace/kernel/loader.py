@@ -10,18 +10,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel.layout import bpf_folder
 
-# In the order of attaching: a thread's end must never be missed once its calls are seen.
-PROGRAMS = (
-    "sched_process_exit",
-    "kvm_userspace_exit",
-    "kvm_hv_hypercall_done",
-    "kvm_hv_hypercall",
-)
-MAPS = ("slots", "threads", "control", "free_slots", "free_threads", "abis", "statuses")
 _SYSTEM_PYTHON = "/usr/bin/python3"  # where a distribution's own packages belong
 _CHILD = Path(__file__).with_name("child.py")
 
@@ -32,9 +25,17 @@ _ADVICE = {
 }
 
 
+class Program(NamedTuple):
+    """A program: its function is hvt_NAME."""
+
+    name: str
+    kind: str  # "raw" or "tracepoint", "kprobe"
+    target: str  # the event, or the kernel function, that it is for
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Descriptors of loaded programs (by tracepoint) and maps (by name); not attached."""
+    """Descriptors of loaded programs and maps, by their names; not attached."""
 
     programs: dict[str, int]
     maps: dict[str, int]
@@ -46,25 +47,18 @@ class Loaded:
 
 
 def load(
-    flags: Sequence[str],
-    raw: bool = True,
-    programs: Sequence[str] = PROGRAMS,
-    maps: Sequence[str] = MAPS,
-    source: Path | None = None,
+    source: Path, flags: Sequence[str], programs: Sequence[Program], maps: Sequence[str]
 ) -> Loaded:
-    """Compile `source` (bpf/hvtrace.bpf.c) with `flags`; load `programs`, keep `maps`.
+    """Compile `source` with `flags`; load `programs`, keep `maps`.
 
-    `raw` says whether they are for raw tracepoints or for normal ones.
-    The function of a program is called hvt_ and its tracepoint. Raises
-    HvtraceError: no BCC, the wrong one, or the kernel refuses.
+    Raises HvtraceError: no BCC, the wrong one, or the kernel refuses.
     """
     folder = bpf_folder()
     job = {
-        "source": str(source or folder / "hvtrace.bpf.c"),
+        "source": str(source),
         "headers": str(folder / "headers"),
         "flags": [f"-I{folder}", *flags],
-        "raw": raw,
-        "programs": [f"hvt_{name}" for name in programs],
+        "programs": [(f"hvt_{program.name}", program.kind) for program in programs],
         "maps": maps,
     }
     answer: dict[str, str] = {}
@@ -72,7 +66,7 @@ def load(
         answer, fds = _run_child(python, json.dumps(job))
         if "error" not in answer:
             return Loaded(
-                dict(zip(programs, fds, strict=False)),
+                dict(zip((program.name for program in programs), fds, strict=False)),
                 dict(zip(maps, fds[len(programs) :], strict=True)),
             )
         if answer["error"] not in _ADVICE:

@@ -63,6 +63,16 @@ class Maps:
             for key, value in items
         ]
 
+    def exits(self) -> list[tuple[dict[str, int], dict[str, int]]]:
+        """Keys and values of the forwarded calls by their exits; none without evidence."""
+        fd = self._fds.get("exits")
+        if fd is None:
+            return []
+        return [
+            (_fields(key, layout.EXIT_KEY), _fields(value, layout.EXIT))
+            for key, value in bpf.items(fd, layout.EXIT_KEY.itemsize, layout.EXIT.itemsize)
+        ]
+
     def recycle(self, threads: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
         """Clear entries of ended threads and their slots, and give them to the programs again."""
         full = slots[self.slots["status_count"][slots].all(axis=-1)]
@@ -75,6 +85,10 @@ class Maps:
         self.threads[threads] = np.zeros((), dtype=layout.THREAD)
         bpf.push_indices(self._fds["free_slots"], slots.tolist())
         bpf.push_indices(self._fds["free_threads"], threads.tolist())
+
+
+def _fields(data: bytes, dtype: np.dtype[np.void]) -> dict[str, int]:
+    return dict(zip(dtype.names or (), np.frombuffer(data, dtype)[0].tolist(), strict=True))
 
 
 def _mapped(fd: int, count: int, dtype: np.dtype[np.void]) -> Array:

@@ -8,7 +8,7 @@ runs; the VMM's command line says what its user calls it. Names are cached by
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,15 @@ def start_time(pid: int) -> int:
     # Behind the name, which may hold spaces and brackets itself; field 22 of proc(5).
     fields = stat.rpartition(")")[2].split()
     return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def command_line(pid: int) -> list[str]:
+    """Arguments of process `pid`; [] where it is gone."""
+    try:
+        raw = (PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return []
+    return [word.decode(errors="replace") for word in raw.split(b"\0") if word]
 
 
 def describe(arguments: Sequence[str], pid: int, comm: str) -> tuple[str, str, str | None]:
@@ -103,12 +112,7 @@ class Identities:
 
     def resolve(self, tgid: int, tid: int, comm: str) -> Vm:
         """The VM that thread `tid` of process `tgid` runs."""
-        try:
-            raw = (PROC / str(tgid) / "cmdline").read_bytes()
-        except OSError:
-            raw = b""
-        arguments = [word.decode(errors="replace") for word in raw.split(b"\0") if word]
-        name, vmm, uuid = describe(arguments, tgid, comm)
+        name, vmm, uuid = describe(command_line(tgid), tgid, comm)
         fds = self._vm_fds(tgid)
         fd = next((fd for fd in fds if tid in self._vcpu_threads(tgid, fd)), None)
         if fd is None and len(fds) == 1:
@@ -122,6 +126,13 @@ class Identities:
         if not vm.start_time or self._start_time(vm.pid) != vm.start_time:
             return False
         return vm.fd is None or vm.fd in self._vm_fds(vm.pid)
+
+    def threads(self) -> Iterator[tuple[int, int]]:
+        """(pid, tid) of every vCPU that has run, by debugfs; none where it is not mounted."""
+        for folder in self._debugfs.glob("*-*") if self._debugfs else ():
+            pid, _, fd = folder.name.partition("-")
+            if pid.isdigit() and fd.isdigit():
+                yield from ((int(pid), tid) for tid in self._vcpu_threads(int(pid), int(fd)) if tid)
 
     def _vm_fds(self, pid: int) -> list[int]:
         if self._debugfs is None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvtrace.hyperv.xmm import VERDICTS as VERDICTS  # noqa: PLC0414 (re-exported)
+from hvtrace.stats.exits import Exit, difference
 from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS
 
 HANDLERS = ("kernel", "vmm")
@@ -75,6 +76,7 @@ class Lost:
     no_slot: int = 0  # calls: no free slot, or more calls per thread than its table holds
     no_thread: int = 0  # calls: more vCPU threads than room
     no_status: int = 0  # failures counted, their status not kept
+    no_exit: int = 0  # forwarded calls whose exit was not seen (only with evidence)
     missed: int = 0  # events that the kernel withheld: the program was running on that CPU
 
 
@@ -93,6 +95,7 @@ class Snapshot:
     statuses: Array
     lost: Lost = Lost()
     in_flight: int = 0  # calls open now, counted in no row yet
+    exits: tuple[Exit, ...] = ()  # of forwarded calls, where evidence was asked for
 
 
 class Source(Protocol):
@@ -186,7 +189,8 @@ def delta(before: Snapshot, after: Snapshot) -> Snapshot:
     statuses = _status_delta(before.statuses, after.statuses, moved, keep)
     names = [field.name for field in fields(Lost)]
     lost = Lost(*(getattr(after.lost, name) - getattr(before.lost, name) for name in names))
-    return replace(after, rows=rows[keep], statuses=statuses, lost=lost)
+    exits = difference(before.exits, after.exits)
+    return replace(after, rows=rows[keep], statuses=statuses, lost=lost, exits=exits)
 
 
 def _keys(rows: Array) -> Array:

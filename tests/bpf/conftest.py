@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hvtrace.kernel import bpf, loader, shape
+from hvtrace.hyperv.interface import Interface
+from hvtrace.kernel import bpf, shape
 from hvtrace.kernel.features import Features
-from hvtrace.kernel.live import LiveSource, flags
+from hvtrace.kernel.live import LiveSource
+from hvtrace.kernel.programs import load_counters
 from hvtrace.stats.calls import Call, calls
 from hvtrace.stats.snapshot import rollup
 
@@ -29,8 +31,9 @@ class Programs:
         debugfs: Path | None = None,
     ) -> None:
         events = shape.raw(has_var_cnt)
-        loaded = loader.load(flags(events, threads, slots))
-        host = Features("test", events, can_output, debugfs)
+        interface = Interface(offered=can_output)
+        host = Features("test", events, interface, debugfs=debugfs)
+        loaded = load_counters(host, threads, slots)
         self.source = LiveSource(loaded, host, threads, slots)
         self.source.set_filter(None, None)
         self._run = loaded.programs

@@ -11,6 +11,7 @@ import pytest
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel import features
 from hvtrace.kernel.shape import EVENTS
+from hvtrace.kernel.structures import Structures
 
 FORMAT = "field:__u16 code;\toffset:32;\n\tfield:__u16 var_cnt;\toffset:34;\n\tfield:bool fast;\n"
 OLD_FORMAT = "field:__u16 code;\toffset:32;\n\tfield:bool fast;\toffset:34;\n"
@@ -26,10 +27,12 @@ def host(tmp_path: Path, monkeypatch) -> Path:
     (tmp_path / "debug" / "kvm").mkdir(parents=True)
     monkeypatch.setattr(features, "TRACEFS", (tmp_path / "tracing", tmp_path / "none"))
     monkeypatch.setattr(features, "DEBUGFS", tmp_path / "debug")
-    monkeypatch.setattr(features, "_check_privilege", lambda: None)
+    monkeypatch.setattr(features, "check_privilege", lambda: None)
     monkeypatch.setattr(features.bpf, "probe", lambda: None)
-    monkeypatch.setattr(features, "hyperv_in_kvm", lambda: True)
-    monkeypatch.setattr(features, "_xmm_output_in_kvm", lambda: False)
+    monkeypatch.setattr(features.kvm, "has_hyperv", lambda: True)
+    monkeypatch.setattr(features.kvm, "offered_cpuid", lambda: None)
+    monkeypatch.setattr(features.structures, "read", lambda: Structures(problem="no BTF"))
+    monkeypatch.setattr(features.kvm, "symbol", lambda names: None)
     monkeypatch.setattr(features, "_mount", lambda kind, folder: False)
     return tmp_path
 
@@ -89,14 +92,14 @@ def test_not_root(monkeypatch) -> None:
 @pytest.mark.parametrize("mask", [1 << 21, 1 << 38 | 1 << 39])
 def test_capabilities_that_suffice(mask: int, monkeypatch) -> None:
     monkeypatch.setattr(features.Path, "read_text", lambda *_, **__: f"CapEff:\t{mask:016x}\n")
-    features._check_privilege()
+    features.check_privilege()
 
 
 @pytest.mark.parametrize("mask", [1 << 38, 1 << 39, 1 << 12])
 def test_capabilities_that_do_not(mask: int, monkeypatch) -> None:
     monkeypatch.setattr(features.Path, "read_text", lambda *_, **__: f"CapEff:\t{mask:016x}\n")
     with pytest.raises(HvtraceError):
-        features._check_privilege()
+        features.check_privilege()
 
 
 @pytest.mark.usefixtures("host")
@@ -136,16 +139,15 @@ def test_tracefs_is_mounted_where_nobody_has(host: Path, monkeypatch) -> None:
     assert probe().shape
 
 
-def test_kernel_without_kvm(host: Path, monkeypatch) -> None:
+def test_kernel_without_kvm(host: Path) -> None:
     remove(host / "tracing" / "events" / "kvm")
-    monkeypatch.setattr(features, "_kvm_module_exists", lambda: False)
     assert "has no KVM" in message()
 
 
 def test_kvm_that_is_loaded_later_is_waited_for(host: Path, monkeypatch) -> None:
     kvm = host / "tracing" / "events" / "kvm"
     kvm.rename(host / "later")
-    monkeypatch.setattr(features, "_kvm_module_exists", lambda: True)
+    monkeypatch.setattr(features, "check_module", lambda: None)
     timer = threading.Timer(0.3, lambda: (host / "later").rename(kvm))
     timer.start()
     assert probe().shape
@@ -156,7 +158,7 @@ def test_kvm_that_is_loaded_later_is_waited_for(host: Path, monkeypatch) -> None
 
 @pytest.mark.usefixtures("host")
 def test_kvm_without_hyperv(monkeypatch) -> None:
-    monkeypatch.setattr(features, "hyperv_in_kvm", lambda: False)
+    monkeypatch.setattr(features.kvm, "has_hyperv", lambda: False)
     text = message()
     assert "CONFIG_KVM_HYPERV" in text
     assert "--anyway" in text

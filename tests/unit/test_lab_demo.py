@@ -98,8 +98,8 @@ def lab(monkeypatch):
 
 def host(monkeypatch, *, root: bool = True, device: bool = True, hyperv: bool = True) -> None:
     monkeypatch.setattr(demo.os, "geteuid", lambda: 0 if root else 1000)
-    monkeypatch.setattr(demo.features, "KVM_DEVICE", Path("/dev/null" if device else "/absent"))
-    monkeypatch.setattr(demo.features, "hyperv_in_kvm", lambda: hyperv)
+    monkeypatch.setattr(demo.kvm, "DEVICE", Path("/dev/null" if device else "/absent"))
+    monkeypatch.setattr(demo.kvm, "has_hyperv", lambda: hyperv)
 
 
 def test_a_host_that_can_serve_does(log, lab, monkeypatch):

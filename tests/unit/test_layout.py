@@ -28,6 +28,9 @@ STRUCTS = {
     "hvt_thread": layout.THREAD,
     "hvt_control": layout.CONTROL,
     "hvt_status_key": layout.STATUS_KEY,
+    "hvt_exit_key": layout.EXIT_KEY,
+    "hvt_exit": layout.EXIT,
+    "hvt_vcpu": layout.VCPU,
 }
 
 CONSTANTS = {
@@ -37,6 +40,7 @@ CONSTANTS = {
     "HVT_BUCKETS": histogram.BUCKETS,
     "HVT_STATUSES": layout.STATUSES,
     "HVT_TABLE": layout.TABLE,
+    "HVT_CPUID_WORDS": layout.CPUID_WORDS,
     "HVT_COMM": layout.COMM,
     "HVT_KERNEL": HANDLERS.index("kernel"),
     "HVT_VMM": HANDLERS.index("vmm"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hvtrace.kernel import features
+from hvtrace.kernel import kvm
 from hvtrace.kernel.live import LiveSource, open_source
 
 
@@ -17,7 +17,7 @@ def pytest_configure() -> None:
     Raises:
         pytest.UsageError: one line that says what to run instead.
     """
-    if os.geteuid() != 0 or not features.KVM_DEVICE.exists() or not features.hyperv_in_kvm():
+    if os.geteuid() != 0 or not kvm.DEVICE.exists() or not kvm.has_hyperv():
         raise pytest.UsageError(
             "these tests need root and a KVM with Hyper-V (CONFIG_KVM_HYPERV),"
             " and this host lacks one: make test-vm runs them in VMs"

@@ -1,0 +1,98 @@
+"""What KVM of this host says of itself: its ioctls, its symbols, its types."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from hvtrace.hyperv.cpuid import Cpuid
+from hvtrace.hyperv.interface import Interface
+from hvtrace.kernel.structures import XMM_FUNCTIONS, Structures
+
+DEVICE = Path("/dev/kvm")
+KALLSYMS = Path("/proc/kallsyms")
+
+# include/uapi/linux/kvm.h
+_KVM_CHECK_EXTENSION = 0xAE03
+_KVM_GET_SUPPORTED_HV_CPUID = 0xC008AEC1
+_KVM_CAP_HYPERV = 44
+
+# Leaf and register (0 to 3: EAX to EDX) of each word of Cpuid.
+_WORDS = {
+    "features_eax": (0x40000003, 0),
+    "features_ebx": (0x40000003, 1),
+    "features_edx": (0x40000003, 3),
+    "enlightenments_eax": (0x40000004, 0),
+    "enlightenments_ebx": (0x40000004, 1),
+    "syndbg_cap_eax": (0x40000082, 0),
+    "nested_eax": (0x4000000A, 0),
+    "nested_ebx": (0x4000000A, 1),
+}
+_XMM_OUTPUT = 1 << 15  # of features_edx: HV_X64_HYPERCALL_XMM_OUTPUT_AVAILABLE
+
+
+def has_hyperv() -> bool:
+    """Whether KVM here completes Hyper-V hypercalls at all."""
+    try:
+        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        # kvm.ko is there, its vendor module not yet
+        return symbol(("kvm_hv_hypercall",)) is not None
+    try:
+        return fcntl.ioctl(device, _KVM_CHECK_EXTENSION, _KVM_CAP_HYPERV) > 0
+    finally:
+        os.close(device)
+
+
+def symbol(names: Sequence[str]) -> str | None:
+    """The first of `names` that /proc/kallsyms has."""
+    wanted = set(names)
+    try:
+        with KALLSYMS.open(encoding="ascii", errors="replace") as symbols:
+            return next((name for line in symbols if (name := line.split()[2]) in wanted), None)
+    except OSError:
+        return None
+
+
+def offered_cpuid() -> Cpuid | None:
+    """The Hyper-V features that KVM offers to VMMs; None where it does not say.
+
+    That is: no /dev/kvm, no Hyper-V in KVM, or no such ioctl of the system (before 5.11).
+    """
+    count = 64
+    entry = struct.Struct("<10I")  # struct kvm_cpuid_entry2
+    request = bytearray(struct.pack("<II", count, 0) + bytes(entry.size * count))
+    try:
+        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.ioctl(device, _KVM_GET_SUPPORTED_HV_CPUID, request)
+    except OSError:
+        return None
+    finally:
+        os.close(device)
+    found = struct.unpack_from("<I", request)[0]
+    entries = [entry.unpack_from(request, 8 + i * entry.size) for i in range(found)]
+    leaves = {function: registers for function, _, _, *registers in entries}
+    return Cpuid(
+        **{
+            name: leaves[leaf][register] if leaf in leaves else 0
+            for name, (leaf, register) in _WORDS.items()
+        }
+    )
+
+
+def interface(structures: Structures, offered: Cpuid | None) -> Interface:
+    """How this KVM returns output in registers, if at all."""
+    # BTF knows the functions, too; reading all symbols takes far longer.
+    found = symbol(XMM_FUNCTIONS) if structures.problem else structures.xmm_function
+    return Interface(
+        offered=bool(offered and (offered.features_edx or 0) & _XMM_OUTPUT),
+        symbol=found,
+        exit_bytes=structures.exit_bytes,
+        parts=structures.parts,
+    )

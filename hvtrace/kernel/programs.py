@@ -1,0 +1,61 @@
+"""Which programs are loaded, and how they are compiled, for a host and a purpose."""
+
+from __future__ import annotations
+
+from hvtrace.hyperv.interface import HCALL, Interface, Part
+from hvtrace.kernel import loader
+from hvtrace.kernel.features import Features
+from hvtrace.kernel.layout import bpf_folder
+from hvtrace.kernel.loader import Loaded, Program
+
+MAX_THREADS = 1024
+MAX_SLOTS = 16384
+MAX_VCPUS = 4096
+CACHE = 4096
+
+SOURCE = bpf_folder() / "hvtrace.bpf.c"
+MAPS = ("slots", "threads", "control", "free_slots", "free_threads", "abis", "statuses")
+
+# In the order of attaching: a thread's end must never be missed once its calls are seen.
+_EVENTS = (
+    "sched_process_exit",
+    "kvm_userspace_exit",
+    "kvm_hv_hypercall_done",
+    "kvm_hv_hypercall",
+)
+# Either tells which vCPU a thread runs (evidence); the first is cheaper.
+BY_KPROBE = Program("vcpu_by_kprobe", "kprobe", "kvm_hv_hypercall")
+BY_ENTRY = Program("vcpu_by_entry", "raw", "kvm_entry")
+
+_NONE = 0xFFFF  # HVT_NONE
+_NEW_TYPE = 4  # any that no released kernel has
+
+
+def load_counters(
+    host: Features, threads: int = MAX_THREADS, slots: int = MAX_SLOTS, evidence: bool = False
+) -> Loaded:
+    """The programs that count calls; with `evidence`, they look at exits to user space, too."""
+    kind = "raw" if host.shape.raw else "tracepoint"
+    programs = [Program(event, kind, event) for event in _EVENTS]
+    flags = [f"-DHVT_MAX_THREADS={threads}", f"-DHVT_MAX_SLOTS={slots}", f"-DHVT_CACHE={CACHE}"]
+    if evidence:
+        programs += [BY_KPROBE, BY_ENTRY] if host.kprobes else [BY_ENTRY]
+        flags += [*_evidence_flags(host.interface), *host.structures.flags]
+    maps = (*MAPS, "exits") if evidence else MAPS
+    return loader.load(SOURCE, [*flags, *host.shape.flags], programs, maps)
+
+
+def _evidence_flags(interface: Interface) -> list[str]:
+    flags = ["-DHVT_EVIDENCE"]
+    for name, exit_type in (("HCALL", HCALL), ("NEW", _NEW_TYPE)):
+        part = interface.part(exit_type) or Part(0)
+        for what, at in (("PARAMS", part.params_at), ("XMM", part.xmm_at)):
+            flags.append(f"-DHVT_{name}_{what}={_NONE if at is None else at}")
+    return flags
+
+
+def load_vcpus(host: Features) -> Loaded:
+    """The program that reads the CPUID of vCPUs."""
+    flags = [f"-DHVT_MAX_VCPUS={MAX_VCPUS}", *host.structures.flags]
+    programs = (Program("kvm_entry", "raw", "kvm_entry"),)
+    return loader.load(bpf_folder() / "vcpus.bpf.c", flags, programs, ("vcpus",))

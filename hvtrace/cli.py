@@ -12,7 +12,7 @@ import click
 from hvtrace import __version__
 from hvtrace.errors import HvtraceError
 
-COMMANDS = ("top", "stat", "exporter", "explain", "guest", "demo")
+COMMANDS = ("top", "stat", "exporter", "audit", "explain", "guest", "demo", "doctor")
 
 
 class LazyGroup(click.Group):

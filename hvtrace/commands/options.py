@@ -14,25 +14,7 @@ from hvtrace.hyperv import codes
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --pid, --code and --anyway, which `kernel.live.open_source` takes under these names."""
-    for option in (
-        click.option("--anyway", is_flag=True, help="Go on where KVM has no Hyper-V."),
-        click.option(
-            "--code",
-            metavar="CODE",
-            callback=_code,
-            help="Only this call: a number, or its name in the TLFS.",
-        ),
-        click.option(
-            "-p",
-            "--pid",
-            type=click.IntRange(1),
-            metavar="PID",
-            callback=_pid,
-            help="Only calls of this VMM process.",
-        ),
-    ):
-        command = option(command)
-    return command
+    return pid(code(anyway(command)))
 
 
 def _code(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
@@ -52,3 +34,20 @@ def _pid(context: click.Context, parameter: click.Parameter, pid: int | None) ->
     if process != pid:
         raise HvtraceError(f"{pid} is a thread of process {process}: give --pid {process}")
     return pid
+
+
+anyway = click.option("--anyway", is_flag=True, help="Go on where KVM has no Hyper-V.")
+code = click.option(
+    "--code",
+    metavar="CODE",
+    callback=_code,
+    help="Only this call: a number, or its name in the TLFS.",
+)
+pid = click.option(
+    "-p",
+    "--pid",
+    type=click.IntRange(1),
+    metavar="PID",
+    callback=_pid,
+    help="Only calls of this VMM process.",
+)

@@ -19,12 +19,14 @@ from hvtrace.errors import HvtraceError
 from hvtrace.lab.progress import Progress
 
 DEFAULT_URI = "http://deb.debian.org/debian"
+SECURITY_URI = "http://deb.debian.org/debian-security"
 KEYRINGS = (
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),  # trixie and later
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
 )
-# A codename or a class; "bookworm-security" and "bookworm-pgdg" are other archives.
+# A codename or a class; "bookworm-pgdg" is somebody else's archive.
 _SUITE = re.compile(r"[a-z]+")
+_SECURITY_SUITE = re.compile(r"[a-z]+-security")
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,22 @@ class Package:
     size_bytes: int
 
 
-def archive(etc: Path = Path("/etc/apt")) -> Archive:
+def archive(etc: Path = Path("/etc/apt"), *, security: bool = False) -> Archive:
     """The Debian archive that this machine's apt uses, or the public one.
 
     Args:
         etc: apt's configuration folder.
+        security: the archive of security updates instead of the main one.
     """
     keyring = next((str(path) for path in KEYRINGS if path.exists()), None)
-    for uri, signed_by in _entries(etc):
+    suite, default_uri = (_SECURITY_SUITE, SECURITY_URI) if security else (_SUITE, DEFAULT_URI)
+    for uri, signed_by in _entries(etc, suite):
         return Archive(uri, signed_by or keyring)
-    return Archive(DEFAULT_URI, keyring)
+    return Archive(default_uri, keyring)
 
 
-def _entries(etc: Path) -> Iterator[tuple[str, str | None]]:
-    """(uri, signed-by) of each entry that is Debian's main archive.
+def _entries(etc: Path, suite: re.Pattern[str]) -> Iterator[tuple[str, str | None]]:
+    """(uri, signed-by) of each entry of Debian's that has such a suite.
 
     Debian's own files come first: other people's repositories may look alike.
     """
@@ -75,17 +79,17 @@ def _entries(etc: Path) -> Iterator[tuple[str, str | None]]:
             continue
         read = _stanzas if file.suffix == ".sources" else _lines
         for fields in read(file.read_text(errors="replace")):
-            if _is_debian(fields):
+            if _is_debian(fields, suite):
                 yield fields["uris"].split()[0], fields.get("signed-by")
 
 
-def _is_debian(fields: Mapping[str, str]) -> bool:
-    """Whether an entry is Debian's main archive: made of Debian's words, signed by its key."""
+def _is_debian(fields: Mapping[str, str], suite: re.Pattern[str]) -> bool:
+    """Whether an entry is Debian's and has the suite: made of its words, signed by its key."""
     signed_by = fields.get("signed-by", "debian").strip()
     return (
         "deb" in fields.get("types", "").split()
         and "main" in fields.get("components", "").split()
-        and any(_SUITE.fullmatch(suite) for suite in fields.get("suites", "").split())
+        and any(suite.fullmatch(name) for name in fields.get("suites", "").split())
         and "debian" in fields.get("uris", "")
         and ("debian" in signed_by or not signed_by.startswith("/"))
         and fields.get("enabled", "yes") != "no"

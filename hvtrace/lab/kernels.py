@@ -54,10 +54,11 @@ def cache_folder() -> Path:
 
 
 def find(name: str, progress: Progress) -> Kernel:
-    """The kernel of a Debian suite (fetched when needed), or an installed release.
+    """The kernel of a Debian suite (fetched when needed), an installed release, or a folder's.
 
     Args:
-        name: one of `SUITES`, or a release that is in the cache or installed here.
+        name: one of `SUITES`; or a release that is in the cache or installed here; or
+            a folder that an image package was unpacked to, with a slash in its name.
         progress: hears about what takes time.
 
     Raises:
@@ -65,13 +66,22 @@ def find(name: str, progress: Progress) -> Kernel:
     """
     if name in SUITES:
         return _of_suite(name, progress)
+    if "/" in name and (kernel := in_folder(Path(name).resolve())):
+        return kernel
     for root in (cache_folder() / "kernels" / name, Path("/")):
         if kernel := _at(root, name):
             return kernel
     raise HvtraceError(
-        f"no kernel {name}: give a Debian suite ({', '.join(SUITES)}) or a release that"
-        " has its image in /boot and its modules in /lib/modules"
+        f"no kernel {name}: give a Debian suite ({', '.join(SUITES)}), a release that"
+        " has its image in /boot and its modules in /lib/modules, or a folder with both"
     )
+
+
+def in_folder(root: Path) -> Kernel | None:
+    """The one kernel below a folder that its packages were unpacked to."""
+    indexes = root.glob("lib/modules/*/modules.dep")
+    found = [kernel for file in indexes if (kernel := _at(root, file.parent.name))]
+    return found[0] if len(found) == 1 else None
 
 
 def _at(root: Path, release: str) -> Kernel | None:
@@ -86,7 +96,7 @@ def _at(root: Path, release: str) -> Kernel | None:
 def _of_suite(suite: str, progress: Progress) -> Kernel:
     folder = cache_folder() / "kernels"
     link = folder / suite
-    with _only_one(folder / ".lock", progress):
+    with only_one(folder / ".lock", progress):
         cached = _at(link.resolve(), link.resolve().name) if link.exists() else None
         if cached and time.time() - link.lstat().st_mtime < _LOOK_AGAIN_SECONDS:
             return cached
@@ -97,7 +107,7 @@ def _of_suite(suite: str, progress: Progress) -> Kernel:
                 raise
             progress.say(f"could not look for a newer kernel, {cached.release} it is ({error})")
             return cached
-        _point(link, release)
+        point(link, release)
     kernel = _at(folder / release, release)
     if kernel is None:
         raise HvtraceError(f"the packages of kernel {release} hold no image or no modules")
@@ -120,7 +130,7 @@ def _fetch(suite: str, folder: Path, progress: Progress) -> str:
             progress.say(f"fetching kernel {release} ({size_mb:.0f} MB from {private.uri})")
             files = private.download(packages, new, progress)
             progress.say(f"unpacking kernel {release}")
-            _unpack(files, new / "root", release)
+            unpack(files, new / "root", release)
             (new / "root").rename(folder / release)
     return release
 
@@ -144,7 +154,12 @@ def _parts(private: apt.PrivateApt) -> tuple[str, list[apt.Package]]:
     return release, list(packages.values())
 
 
-def _unpack(files: list[Path], root: Path, release: str) -> None:
+def unpack(files: list[Path], root: Path, release: str) -> None:
+    """Unpack a kernel's packages to a folder and index its modules.
+
+    Raises:
+        HvtraceError: a package is broken, or the disk is full.
+    """
     for file in files:
         _run([tool("dpkg-deb"), "-x", str(file), str(root)])
     if not (root / "lib").exists():
@@ -161,16 +176,20 @@ def _run(command: list[str]) -> None:
         raise HvtraceError(f"{Path(command[0]).name} failed: {reason}")
 
 
-def _point(link: Path, release: str) -> None:
-    """Let a suite's link name a release, in one step."""
+def point(link: Path, target: str) -> None:
+    """Let a link name another target, in one step."""
     new = link.with_name(f".{link.name}-{os.getpid()}")
-    new.symlink_to(release)
+    new.symlink_to(target)
     new.replace(link)
 
 
 @contextmanager
-def _only_one(lock: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock file, so that two runs at once download one kernel once."""
+def only_one(lock: Path, progress: Progress) -> Iterator[None]:
+    """Hold a lock file (in a folder created when missing): two runs download one kernel once.
+
+    Raises:
+        HvtraceError: the folder can not be written to.
+    """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")
@@ -183,6 +202,6 @@ def _only_one(lock: Path, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.say("waiting for another hvtrace that is fetching a kernel")
+            progress.say("waiting for another hvtrace that is getting a kernel ready")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

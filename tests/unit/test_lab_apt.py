@@ -44,6 +44,17 @@ def test_deb822(tmp_path):
     )
 
 
+def test_security_updates_are_another_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(apt, "KEYRINGS", ())
+    folder = etc(tmp_path, sources_debian=DEB822)
+    assert apt.archive(folder, security=True).uri == "http://mirror.example/debian-security"
+
+
+def test_without_an_entry_security_updates_come_from_debian(tmp_path):
+    folder = etc(tmp_path, list="deb http://mirror.example/debian bookworm main\n")
+    assert apt.archive(folder, security=True).uri == apt.SECURITY_URI
+
+
 def test_one_line_style(tmp_path):
     text = (
         "# deb http://old.example/debian buster main\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_half_a_download_never_counts(tmp_path, debian, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "_unpack", interrupted)
+        patch.setattr(kernels, "unpack", interrupted)
         with pytest.raises(KeyboardInterrupt):
             find("trixie")
     assert [file.name for file in (tmp_path / "cache/kernels").iterdir()] == [".lock"]
@@ -201,12 +202,37 @@ def test_two_runs_at_once_fetch_once(debian):
     first.join()
     assert kernel.release == NEW
     assert len(debian.downloads) == 1
-    assert said == "waiting for another hvtrace that is fetching a kernel\n"
+    assert said == "waiting for another hvtrace that is getting a kernel ready\n"
 
 
 def test_a_release_in_the_cache(debian):
     kernel, _ = find("trixie")
     assert find(NEW) == (kernel, "")
+
+
+def test_a_kernel_in_a_folder(tmp_path, debian):
+    kernel, _ = find("trixie")
+    (tmp_path / "mine").symlink_to(tmp_path / "cache/kernels" / NEW)
+    assert find(str(tmp_path / "mine")) == (kernel, "")
+    assert find(f"{tmp_path}/mine/") == (kernel, "")
+
+
+@pytest.mark.parametrize("missing", ["boot", "lib/modules"])
+def test_a_folder_without_a_kernel(tmp_path, debian, missing):
+    find("trixie")
+    folder = tmp_path / "cache/kernels" / NEW
+    (folder / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(HvtraceError, match="or a folder with both"):
+        find(str(folder))
+
+
+def test_a_folder_with_two_kernels_names_neither(tmp_path, debian):
+    find("trixie")
+    folder = tmp_path / "cache/kernels" / NEW
+    shutil.copytree(folder / "lib/modules" / NEW, folder / "lib/modules" / OLD)
+    (folder / "boot" / f"vmlinuz-{OLD}").touch()
+    with pytest.raises(HvtraceError, match="or a folder with both"):
+        find(str(folder))
 
 
 @pytest.mark.parametrize("name", ["6.6.6-nowhere", "jammy", "", "..", "../kernels"])

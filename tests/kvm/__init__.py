@@ -1,0 +1,1 @@
+"""KVM modules with small patches of ours: hosts that return hypercall output in registers."""

@@ -5,8 +5,9 @@
 # To run hvtrace and its VM lab.
 PACKAGES := python3-venv python3-bpfcc qemu-system-x86 busybox-static kmod ca-certificates \
             debian-archive-keyring
-# To check and test it.
-DEV_PACKAGES := binutils bpftool clang-format gcc libc6-dev procps shellcheck tmux
+# To check and test it; pahole, patch and xz-utils build KVM with patches (tests/kvm).
+DEV_PACKAGES := binutils bpftool clang-format gcc libc6-dev pahole patch procps shellcheck tmux \
+                xz-utils
 
 # Debian's own interpreter: BCC's binding is a package of the distribution, and the one
 # called "bcc" on PyPI is something else.
@@ -50,7 +51,7 @@ test-unit: setup-dev ## pure tests: no privilege, no kernel
 test-bpf: setup-dev ## the BPF programs, loaded and run on this kernel (root)
 	$(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/bpf
 
-test-vm: setup-dev ## real hypercalls in VMs, on three kernels (KERNEL=... for one)
+test-vm: setup-dev ## real hypercalls in VMs, on three kernels and three patched (KERNEL=... for one)
 	$(BIN)/python -m tests.in_lab $(if $(KERNEL),--kernel $(KERNEL))
 
 bench: setup-dev ## what hvtrace costs on this machine (root)

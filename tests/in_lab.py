@@ -2,7 +2,8 @@
 
     python -m tests.in_lab [--kernel trixie]... [FOLDER [-- PYTEST ARGUMENTS]]
 
-The kernels are Debian's current ones. Inside, pytest runs as root with this machine's
+The kernels are Debian's current ones; for tests/xmm, the variants of tests/kvm, which
+are built first. Inside, pytest runs as root with this machine's
 files; its lines are seen as they are printed, and its report (JUnit XML) is read here.
 An emulated VM keeps one CPU busy, so as many run at once as there are CPUs, up to three.
 A VM that does not come up, and a folder without a single test, are failures.
@@ -26,10 +27,13 @@ from hvtrace.errors import HvtraceError
 from hvtrace.lab import kernels, tools
 from hvtrace.lab.progress import Progress
 from hvtrace.lab.vm import Vm
+from tests.kvm import build
 from tests.outcomes import Lines, Outcome, read_report, summary
 
-# Folder, and whether its tests want a clock that counts instructions.
-FOLDERS = {"tests/vm": False, "tests/icount": True}
+FOLDERS = ("tests/vm", "tests/icount", "tests/xmm")
+# The one whose tests want a clock that counts instructions, and the one that is about
+# the patched KVM.
+ICOUNT, PATCHED = FOLDERS[1:]
 MOST_AT_ONCE = 3
 # An idle machine takes four minutes at most; one that takes this long is stuck.
 TIMEOUT_SECONDS = 1800.0
@@ -44,15 +48,20 @@ _PYTEST = (
 
 @dataclass(frozen=True)
 class Job:
-    """One folder under one kernel, with pytest's further arguments."""
+    """One folder under one kernel, with pytest's further arguments.
+
+    Attributes:
+        variant: which patched KVM the kernel has, if it has one.
+    """
 
     kernel: kernels.Kernel
+    variant: str | None
     folder: str
     arguments: Sequence[str]
 
     @property
     def title(self) -> str:
-        return f"{self.kernel.release} {self.folder}"
+        return f"{self.variant or self.kernel.release} {self.folder}"
 
     def run(self, scratch: Path, progress: Progress) -> Outcome:
         """Boot, test, power off."""
@@ -60,27 +69,61 @@ class Job:
         share = Path(tempfile.mkdtemp(dir=scratch))
         report = share / "report.xml"
         # A pipe even where there is a terminal: Ctrl-C shall end all of it.
-        version = ".".join(self.kernel.release.split(".")[:2])
-        lines = Lines(f"{version:>4} | ", sys.stdout)
-        machine = Vm(self.kernel, share, lines, progress, icount=FOLDERS[self.folder])
-        command = [*_PYTEST, "--junit-xml", str(report), self.folder, *self.arguments]
+        name = self.variant or ".".join(self.kernel.release.split(".")[:2])
+        lines = Lines(f"{name:>4} | ", sys.stdout)
+        machine = Vm(self.kernel, share, lines, progress, icount=self.folder == ICOUNT)
+        # The tests' own word for what they run on: not for them to find out.
+        variant = ["env", f"HVTRACE_KVM={self.variant}"] if self.variant else []
+        pytest = [*_PYTEST, "--junit-xml", str(report), self.folder, *self.arguments]
         try:
-            outcome = read_report(report, machine.run(command, TIMEOUT_SECONDS))
+            outcome = read_report(report, machine.run([*variant, *pytest], TIMEOUT_SECONDS))
         except HvtraceError as error:
             outcome = Outcome(problem=str(error))
         return outcome.titled(self.title, time.monotonic() - begin)
 
 
-def run_all(jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
+def jobs(
+    names: Sequence[str], folder: str | None, arguments: Sequence[str], progress: Progress
+) -> list[Job]:
+    """What to run, with every kernel fetched or built.
+
+    Args:
+        names: of kernels; empty for all suites and variants.
+        folder: the only one, or None for all.
+        arguments: for pytest.
+        progress: hears about what takes time.
+
+    Raises:
+        HvtraceError: a kernel can not be had, or none of them is for the folder.
+    """
+    pairs = [
+        (name, each)
+        for each in FOLDERS
+        for name in names or (*kernels.SUITES, *build.VARIANTS)
+        if folder in (None, each) and (name in build.VARIANTS) == (each == PATCHED)
+    ]
+    if not pairs:
+        raise HvtraceError(f"{PATCHED} runs under {', '.join(build.VARIANTS)}, and nothing else")
+    found = {}
+    for name in dict.fromkeys(name for name, _ in pairs):
+        is_patched = name in build.VARIANTS
+        found[name] = (build.kernel if is_patched else kernels.find)(name, progress)
+    return [
+        Job(found[name], name if name in build.VARIANTS else None, each, arguments)
+        for name, each in pairs
+    ]
+
+
+def run_all(wanted: Sequence[Job], progress: Progress) -> list[Outcome]:
     """All jobs, the longest first, and what came of each in the order given."""
     at_once = min(os.cpu_count() or 1, MOST_AT_ONCE)
-    progress.say(f"running {len(jobs)} VMs, {at_once} at once")
+    progress.say(f"running {len(wanted)} VMs, {at_once} at once")
     with (
         tempfile.TemporaryDirectory(prefix="hvtrace-tests-", ignore_cleanup_errors=True) as folder,
         ThreadPoolExecutor(at_once) as pool,
     ):
         try:
-            return list(pool.map(lambda job: job.run(Path(folder), progress), jobs))
+            return list(pool.map(lambda job: job.run(Path(folder), progress), wanted))
         except KeyboardInterrupt:
             # The threads know nothing of it; their VMs end with this process.
             shutil.rmtree(folder, ignore_errors=True)
@@ -88,21 +131,20 @@ def run_all(jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
 
 
 @click.command()
-@click.option("--kernel", "names", multiple=True, help="Suite or release; all suites by default.")
-@click.argument("folder", required=False, type=click.Choice(list(FOLDERS)))
+@click.option("--kernel", "names", multiple=True, help="Suite, release or variant; all by default.")
+@click.argument("folder", required=False, type=click.Choice(FOLDERS))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(names: Sequence[str], folder: str | None, arguments: Sequence[str]) -> None:
-    """Run tests/vm and tests/icount in VMs; ARGUMENTS go to pytest."""
+    """Run FOLDER, or all that need a VM, each under its kernels; ARGUMENTS go to pytest."""
     os.chdir(Path(__file__).parents[1])
     progress = Progress(sys.stdout)
     try:
         tools.check()
-        found = [kernels.find(name, progress) for name in names or kernels.SUITES]
+        wanted = jobs(names, folder, arguments, progress)
     except HvtraceError as error:
         raise click.ClickException(str(error)) from None
-    jobs = [Job(kernel, each, arguments) for each in FOLDERS for kernel in found]
     begin = time.monotonic()
-    outcomes = run_all([job for job in jobs if folder in (None, job.folder)], progress)
+    outcomes = run_all(wanted, progress)
     text, is_good = summary(outcomes, time.monotonic() - begin)
     print(text)
     sys.exit(0 if is_good else 1)

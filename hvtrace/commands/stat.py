@@ -75,6 +75,11 @@ class Result:
     show_default=True,
     help="A table of each VM, or one of all together.",
 )
+@click.option(
+    "--evidence",
+    is_flag=True,
+    help="Look at the exit of each forwarded call, too: costs more, needs BTF.",
+)
 @click.option("--json", "form", flag_value="json", help="Print one JSON object instead of tables.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV instead of tables.")
 @click.option(
@@ -93,6 +98,7 @@ def command(
     anyway: bool,
     vms: tuple[str, ...],
     by: str,
+    evidence: bool,
     form: str | None,
     output: Path | None,
     argv: tuple[str, ...],
@@ -117,7 +123,7 @@ def command(
     from hvtrace.kernel import live
 
     with _open_output(output) as out:
-        with live.open_source(pid=pid, code=code, anyway=anyway) as source:
+        with live.open_source(pid=pid, code=code, anyway=anyway, evidence=evidence) as source:
             result = _trace(source, list(argv), seconds)
         if vms:
             result = replace(result, counted=_only(result.counted, vms))
@@ -206,6 +212,8 @@ def _only(counted: Snapshot, wanted: tuple[str, ...]) -> Snapshot:
     """The rows of VMs whose name matches; says so where there are none."""
     matches = [any(fnmatchcase(vm.name, pattern) for pattern in wanted) for vm in counted.vms]
     found = select(counted, np.isin(counted.rows["vm"], np.flatnonzero(matches)))
+    named = {vm.identity for vm, match in zip(counted.vms, matches, strict=True) if match}
+    found = replace(found, exits=tuple(e for e in counted.exits if e.vm.identity in named))
     if not len(found.rows) and len(counted.rows):
         names = sorted({counted.vms[index].name for index in counted.rows["vm"]})
         click.echo(f"hvtrace: no such VM made a call; these did: {', '.join(names)}", err=True)

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from hvtrace import __version__
 from hvtrace.export.labels import VmLabels
 from hvtrace.export.metrics import families
+from hvtrace.hyperv.interface import Interface
 from hvtrace.stats.snapshot import Snapshot, Source
 
 
@@ -56,6 +57,7 @@ class SourceCollector(Collector):
         build = InfoMetricFamily("hvtrace_build", "What is running here.")
         build.add_metric((), {"version": __version__, "kernel": self._source.kernel})
         yield build
+        yield _kvm(self._source.interface)
 
     def _take(self) -> Snapshot | None:
         """A snapshot; None where the source failed: a scrape must say so and not fail itself."""
@@ -72,3 +74,18 @@ class SourceCollector(Collector):
             self._say("the counters can be read again")
         self._up = True
         return snapshot
+
+
+def _kvm(interface: Interface) -> Metric:
+    about = "How this KVM returns the output of fast hypercalls in registers."
+    family = InfoMetricFamily("hvtrace_kvm", about)
+    size = interface.exit_bytes
+    family.add_metric(
+        (),
+        {
+            "xmm_output": interface.kind,
+            "offered": "true" if interface.offered else "false",
+            "exit_bytes": "" if size is None else str(size),
+        },
+    )
+    return family

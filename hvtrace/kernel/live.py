@@ -83,6 +83,7 @@ class LiveSource:
         Not attached yet, and counts nothing before the first `set_filter`.
         """
         self.kernel = host.release
+        self.interface = host.interface
         self.host = host
         self.loaded = loaded
         self._maps = Maps(loaded.maps, threads, slots)

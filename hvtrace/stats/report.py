@@ -10,6 +10,7 @@ from typing import Any
 
 from hvtrace import __version__
 from hvtrace.stats import calls as rows
+from hvtrace.stats import exits
 from hvtrace.stats.snapshot import Snapshot
 
 SCHEMA = 1
@@ -36,6 +37,7 @@ def as_json(delta: Snapshot, kernel: str, start: float, duration_s: float) -> di
         "start": round(start, 3),
         "duration_s": round(duration_s, 6),
         "calls": [rows.as_json(call) for call in rows.calls(delta)],
+        **({"exits": [exits.as_json(one) for one in delta.exits]} if delta.exits else {}),
         "lost": asdict(delta.lost),
         "in_flight": delta.in_flight,
     }

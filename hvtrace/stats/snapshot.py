@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hvtrace.hyperv.interface import Interface
 from hvtrace.hyperv.xmm import VERDICTS as VERDICTS  # noqa: PLC0414 (re-exported)
 from hvtrace.stats.exits import Exit, difference
 from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS
@@ -103,6 +104,9 @@ class Source(Protocol):
 
     kernel: str
     """Release of the kernel that is, or was, observed."""
+
+    interface: Interface
+    """How its KVM returns output in registers, if at all."""
 
     def snapshot(self) -> Snapshot:
         """All counters now."""

@@ -31,9 +31,18 @@ LOSSES = {
     "no_slot": "calls for which there was no free slot",
     "no_thread": "calls of vCPU threads beyond those there is room for",
     "no_status": "statuses of failures (these calls are counted as successes)",
+    "no_exit": "forwarded calls whose exit was not seen (--evidence)",
     "missed": "events that the kernel withheld (hvtrace was running already)",
 }
 """What each loss counter (a field of Lost) counts."""
+
+ATTEMPTS = ("impossible", "refused", "used-gpr", "used-xmm", "claimed")
+"""Verdicts on calls that asked for output in registers."""
+
+_CLAIMED = (
+    "the VMM says success where this KVM cannot return output in registers;"
+    " the guest reads what was there before (hvtrace audit)"
+)
 
 _GLUE = "\N{NO-BREAK SPACE}"  # a space where no line may end
 _BOLD, _DIM, _RED, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
@@ -94,6 +103,7 @@ def render(delta: Snapshot, duration_s: float, width: int = 80, color: bool = Fa
     out = [_summary(found, len(vms), sheet)]
     for vm, own in sorted(vms.items(), key=lambda item: -_time_ns(item[1])):
         out += ["", *_section(vm, own, sheet)]
+    out += ["", *found_exits] if (found_exits := exits(delta, width)) else []
     out += _footer(delta.lost, delta.in_flight, width)
     return "\n".join(out) + "\n"
 
@@ -148,6 +158,10 @@ def _section(vm: Vm, own: Sequence[Line], sheet: _Sheet) -> list[str]:
         out.append(text_line)
     out += _paragraph("unfinished", _unfinished(own, sheet), sheet.width)
     out += _paragraph("failed", _failed(own, sheet), sheet.width, between="; ")
+    out += _paragraph("XMM output", _xmm_output(own, sheet), sheet.width, between="; ")
+    if any("claimed" in line.total.xmm_output for line in own):
+        alarm = _paragraph("claimed", [_CLAIMED], sheet.width)
+        out += [sheet.paint(line, _RED) for line in alarm]
     return out
 
 
@@ -201,6 +215,34 @@ def _failed(own: Sequence[Line], sheet: _Sheet) -> list[str]:
         ]
         if counts:
             out.append(f"{sheet.names[line.total.code].strip()}{_GLUE}{', '.join(counts)}")
+    return out
+
+
+def _xmm_output(own: Sequence[Line], sheet: _Sheet) -> list[str]:
+    """Verdicts on output in registers, of the calls that asked for it."""
+    out = []
+    for line in own:
+        counts = [
+            f"{verdict}{_GLUE}{line.total.xmm_output[verdict]:,}"
+            for verdict in ATTEMPTS
+            if verdict in line.total.xmm_output
+        ]
+        if counts:
+            out.append(f"{sheet.names[line.total.code].strip()}{_GLUE}{', '.join(counts)}")
+    return out
+
+
+def exits(delta: Snapshot, width: int) -> list[str]:
+    """What the exits of forwarded calls were, where evidence was asked for: a line for each."""
+    out = []
+    for one in delta.exits:
+        name = text.short_names([one.code], 1000)[one.code]
+        size = "of unknown size" if one.size_bytes is None else f"{one.size_bytes} bytes"
+        items = [f"{one.calls:,}{_GLUE}calls by exit type {one.type}, {size}"]
+        if one.untouched:
+            items.append(f"{one.untouched:,}{_GLUE}succeeded with the registers left as they were")
+        who = f"exits of {text.printable(one.vm.name)}, {name}{' fast' if one.fast else ''}"
+        out += _paragraph(who, items, width)
     return out
 
 

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from hvtrace.stats import text
 from hvtrace.stats.calls import Latency
 from hvtrace.stats.snapshot import Vm
+from hvtrace.stats.table import ATTEMPTS, Line
 from hvtrace.stats.table import COLUMNS as WIDTHS
-from hvtrace.stats.table import Line
 from hvtrace.top.model import Span
 
 Value = float | str | None
 
 ENDED = "×"  # noqa: RUF001 - a sign, not a letter
 """In front of the name of a VM that has ended: also seen where there is no colour."""
-
-ATTEMPTS = ("impossible", "refused", "used-gpr", "used-xmm", "claimed")
-"""Verdicts on calls that have output and asked for it in registers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +119,14 @@ def _attempts(shown: Shown) -> int | None:
 
 
 def _verdict(shown: Shown) -> str:
-    """The most frequent verdict, and its share where there are others: "refused 31%"."""
+    """The most frequent verdict, and its share where there are others: "refused 31%".
+
+    "claimed" goes before all others: a single one is a guest that read garbage.
+    """
     found = {v: n for v, n in shown.total.total.xmm_output.items() if v in ATTEMPTS}
     if not found:
         return "-"
-    verdict, count = max(found.items(), key=lambda item: item[1])
+    verdict, count = max(found.items(), key=lambda item: (item[0] == "claimed", item[1]))
     share = text.percent(count, sum(found.values()))
     return verdict if share == "100" else f"{verdict} {share}%"
 
@@ -191,6 +191,7 @@ COLUMNS: tuple[Column, ...] = (
         _attempts,
         _verdict,
         left=True,
+        alarm=lambda line: line.total.xmm_output.get("claimed", 0),
     ),
     Column(
         "code",

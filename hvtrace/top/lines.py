@@ -63,6 +63,10 @@ def status(state: State) -> Text:
     if frame is not None:
         line.append(f"{GAP}in flight {frame.in_flight}{GAP}")
         line.append(*_lost(frame.lost))
+        claimed = sum(row.total.total.xmm_output.get("claimed", 0) for row in frame.rows)
+        if claimed:
+            line.append(GAP)
+            line.append(f" XMM OUTPUT CLAIMED {claimed:,} ", ALARM)
     if state.kernel:
         line.append(GAP + state.kernel)
     return line

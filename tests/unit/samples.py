@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hvtrace.hyperv.interface import Interface
 from hvtrace.stats.histogram import UPPER_NS
 from hvtrace.stats.snapshot import HANDLERS, NO_MIN, ROW, STATUS, VERDICTS, Lost, Snapshot, Vm
 
@@ -140,6 +141,7 @@ class FakeSource:
     """A Source that gives `snapshots` one after another, then the last again and again."""
 
     kernel = "6.12.0-fake"
+    interface = Interface(exit_bytes=56)
 
     def __init__(self, *snapshots: Snapshot) -> None:
         self.left = list(snapshots)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from samples import START, FakeSource, row, snapshot, vm
 from hvtrace.commands import stat
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel import live
+from hvtrace.stats.exits import Exit
 from hvtrace.stats.snapshot import Lost
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_hvtrace.py"))]
@@ -132,13 +134,28 @@ def test_by_call_adds_up_the_vms(source):
 
 def test_filters_are_the_kernel_s(source):
     run("-d", "0.01", "-p", str(os.getpid()), "--code", "signalevent", "--anyway")
-    assert source.opened == [{"pid": os.getpid(), "code": 0x5D, "anyway": True}]
+    assert source.opened == [{"pid": os.getpid(), "code": 0x5D, "anyway": True, "evidence": False}]
     assert source.closed
 
 
 def test_no_filter(source):
     run("-d", "0.01")
-    assert source.opened == [{"pid": None, "code": None, "anyway": False}]
+    assert source.opened == [{"pid": None, "code": None, "anyway": False, "evidence": False}]
+
+
+def test_evidence_is_asked_for(source):
+    run("-d", "0.01", "--evidence")
+    assert source.opened[0]["evidence"] is True
+
+
+def test_evidence_of_the_vms_shown_only(source):
+    win, other = (row(name, 0x5C, latencies_ns=[5]) for name in ("win", "other"))
+    source.left[1] = now = snapshot([win, other])
+    seen = [Exit(vm, 0x5C, False, 2, 32, calls=1, untouched=0) for vm in now.vms]
+    source.left[1] = replace(now, exits=tuple(seen))
+    source.left[0] = snapshot()
+    found = json.loads(run("-d", "0.01", "--evidence", "--vm", "w*", "--json").stdout)
+    assert [(one["vm"]["name"], one["calls"]) for one in found["exits"]] == [("win", 1)]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,14 @@ def test_counts_stay_where_the_interval_has_no_call():
 def test_alarms_are_of_the_interval():
     one = shown(row(code=2, latencies_ns=[700] * 7, statuses={5: 2}, unfinished=1))
     assert one.line is not None
-    assert {c.key: c.alarm(one.line) for c in COLUMNS if c.alarm} == {"fail": 2, "unfin": 1}
+    assert {c.key: c.alarm(one.line) for c in COLUMNS if c.alarm} == {
+        "fail": 2,
+        "unfin": 1,
+        "xmm-out": 0,
+    }
+    one = shown(row(code=0x50, fast=True, latencies_ns=[7], xmm_output={"claimed": 1}))
+    assert one.line is not None
+    assert BY_KEY["xmm-out"].alarm(one.line) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""Offsets from BTF, against the compiler that made it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hvtrace.errors import HvtraceError
+from hvtrace.hyperv.interface import Part
+from hvtrace.kernel import structures
+from hvtrace.kernel.btf import Btf
+
+# The members that are read, at places where no kernel has them; a bit field and nameless
+# members on the way, as in real kernels.
+KVM = """
+struct cpuid { unsigned features_eax, features_ebx, features_edx; };
+struct kvm_vcpu_hv { char gap[13]; _Bool enforce_cpuid; struct cpuid cpuid_cache; };
+struct kvm_hyperv_xmm_reg { unsigned long long low, high; };
+struct kvm_hyperv_exit {
+    unsigned type, pad;
+    union {
+        struct { unsigned msr; } synic;
+        struct { unsigned long long input, result, params[2]; HCALL_MORE } hcall;
+        MORE
+    } u;
+};
+struct kvm_run {
+    char gap[19];
+    union { unsigned long long other; struct kvm_hyperv_exit hyperv; };
+};
+struct kvm_vcpu {
+    unsigned flag : 3, more : 9;
+    int vcpu_id;
+    struct kvm_run *run;
+    struct { long gap; _Bool hyperv_enabled; struct kvm_vcpu_hv *hyperv; } arch;
+};
+"""
+MAIN = """
+#include <stddef.h>
+#include <stdio.h>
+struct kvm_vcpu vcpu; struct kvm_run run; struct kvm_vcpu_hv hv;
+int kvm_hv_write_xmm(void) { return 1; }
+int main(void) {
+    printf("%zu %zu %zu %zu %zu %zu %zu %zu %zu",
+        offsetof(struct kvm_vcpu, vcpu_id), offsetof(struct kvm_vcpu, run),
+        offsetof(struct kvm_vcpu, arch.hyperv), offsetof(struct kvm_vcpu, arch.hyperv_enabled),
+        offsetof(struct kvm_vcpu_hv, enforce_cpuid), offsetof(struct kvm_vcpu_hv, cpuid_cache),
+        offsetof(struct kvm_run, hyperv.type), offsetof(struct kvm_run, hyperv.u),
+        sizeof(struct kvm_hyperv_exit));
+    return 0;
+}
+"""
+
+
+def compile_btf(folder: Path, hcall_more: str = "", more: str = "", text: str = KVM) -> list[int]:
+    """Write folder/vmlinux, the BTF of KVM's structures; the numbers by the compiler."""
+    source, program = folder / "types.c", folder / "types"
+    source.write_text(text + MAIN)
+    flags = [f"-DHCALL_MORE={hcall_more}", f"-DMORE={more}"]
+    subprocess.run(["gcc", "-gbtf", *flags, "-o", program, source], check=True)
+    section = f".BTF={folder / 'vmlinux'}"
+    subprocess.run(["objcopy", "--dump-section", section, program], check=True)
+    out = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    return [int(word) for word in out.split()]
+
+
+def test_offsets_are_the_compilers(tmp_path: Path) -> None:
+    *offsets, size = compile_btf(tmp_path)
+    found = structures.read(tmp_path)
+    assert found.problem is None
+    assert list(found.offsets.values()) == offsets
+    assert f"-DHVT_VCPU_HYPERV={offsets[2]}" in found.flags
+    assert found.exit_bytes == size
+    assert found.cpuid_words == ("features_eax", "features_ebx", "features_edx")
+    assert found.parts == {"synic": Part(4), "hcall": Part(32, params_at=16)}
+    assert found.xmm_function == "kvm_hv_write_xmm"
+
+
+def test_registers_of_a_grown_structure(tmp_path: Path) -> None:
+    compile_btf(tmp_path, hcall_more="struct kvm_hyperv_xmm_reg xmm[6];")
+    assert structures.read(tmp_path).parts["hcall"] == Part(128, params_at=16, xmm_at=32)
+
+
+def test_registers_of_a_new_member(tmp_path: Path) -> None:
+    member = "struct { unsigned long long result, params[2], xmm[12]; } hcall2;"
+    compile_btf(tmp_path, more=member)
+    found = structures.read(tmp_path).parts
+    assert found["hcall2"] == Part(120, params_at=8, xmm_at=24)
+    assert found["hcall"].xmm_at is None
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    assert "CONFIG_DEBUG_INFO_BTF" in str(structures.read(tmp_path).problem)
+
+
+def test_a_member_that_is_missing_is_named(tmp_path: Path) -> None:
+    text = KVM.replace("struct cpuid cpuid_cache;", "struct cpuid cpuid_cache; int hyperv2;")
+    compile_btf(tmp_path, text=text)
+    with Btf(tmp_path) as btf:
+        vcpu = btf.find("kvm_vcpu")
+        assert vcpu is not None
+        assert btf.member(vcpu, "arch.nothing") is None
+        assert btf.member(vcpu, "vcpu_id.nothing") is None
+        assert btf.find("nothing") is None
+        assert not btf.has_function("nothing")
+
+
+def test_a_kernel_without_hyperv_in_kvm(tmp_path: Path) -> None:
+    source = tmp_path / "types.c"
+    source.write_text("struct kvm_vcpu { int vcpu_id; long run; } vcpu; int main(void) {}")
+    subprocess.run(["gcc", "-gbtf", "-o", tmp_path / "types", source], check=True)
+    section = f".BTF={tmp_path / 'vmlinux'}"
+    subprocess.run(["objcopy", "--dump-section", section, tmp_path / "types"], check=True)
+    assert structures.read(tmp_path).problem == "this KVM's BTF has no kvm_vcpu.arch.hyperv"
+
+
+@pytest.mark.parametrize("content", [b"", b"no BTF at all", b"\x9f\xeb\x01\x00" + bytes(20)])
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "vmlinux").write_bytes(content)
+    with pytest.raises(HvtraceError, match="cannot read"):
+        Btf(tmp_path)
+    assert "cannot read" in str(structures.read(tmp_path).problem)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hvtrace.audit import words
 from hvtrace.audit.facts import Guest, Host
 from hvtrace.audit.rules import Finding, findings
-from hvtrace.hyperv.cpuid import BY_NAME, FEATURES, NOTHING, Cpuid, Feature
+from hvtrace.hyperv.cpuid import BY_NAME, FEATURES, Cpuid, Feature
 from hvtrace.hyperv.interface import KINDS
 from hvtrace.stats import text
 from hvtrace.stats.snapshot import Lost
@@ -54,11 +54,11 @@ def _setup(host: Host, guest: Guest) -> Iterator[str]:
     given = guest.given
     if given is None:
         yield from _row("exposed", "not known")
-    elif given == NOTHING:
+    elif guest.hyperv is False:
         yield from _row("exposed", "nothing of Hyper-V")
     else:
         shown = [_shown(one, given) for one in FEATURES if one.exposed(given)]
-        yield from _row("exposed", ", ".join(shown))
+        yield from _row("exposed", ", ".join(shown) or "none of what hvtrace knows")
         withheld = [
             one.name
             for one in FEATURES

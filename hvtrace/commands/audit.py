@@ -13,6 +13,7 @@ import click
 from hvtrace.audit import report, text
 from hvtrace.audit.facts import Guest
 from hvtrace.commands import options
+from hvtrace.commands.interrupts import Interrupts
 
 EXAMPLES = """\b
 Examples:
@@ -62,12 +63,15 @@ def command(
     For each VM: the features that its VMM exposes, QEMU's flags beside them,
     the calls that it makes and in which form (parameters in memory, in general
     registers, in XMM registers), and findings, each with its reason and the
-    flag to set. docs/findings.md says more of each. The status is 0 also with
-    findings.
+    flag to set. docs/findings.md says more of each. Ctrl-C ends the watch and
+    shows what was seen. The status is 0 also with findings.
     """
     from hvtrace.kernel.audit import observe  # needs Linux: not for --help, not for tests
 
-    host, guests, lost = observe(pid, seconds, evidence, anyway, _say)
+    with Interrupts() as interrupts:  # Ctrl-C: enough has been seen
+        host, guests, lost = observe(
+            pid, seconds, evidence=evidence, anyway=anyway, say=_say, wait=interrupts.wait
+        )
     shown = _only(guests, vms)
     if as_json:
         start = time.time() - host.duration_s

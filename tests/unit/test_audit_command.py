@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from types import ModuleType
@@ -22,9 +24,10 @@ def observed(monkeypatch):
     """How the host was observed; it has win11 (an advice) and linux."""
     asked = []
 
-    def observe(*arguments):
-        asked.append(arguments[:-1])
-        arguments[-1]("attaching")
+    def observe(pid, seconds, *, evidence, anyway, say, wait):
+        asked.append((pid, seconds, evidence, anyway))
+        say("attaching")
+        wait(0.0)
         win11 = guest(calls=(call(0x02, 211, fast=True),))
         return host(), [win11, guest(vm=vm("linux", 1013))], Lost(orphans=3)
 
@@ -56,9 +59,7 @@ def test_what_is_asked_for(observed):
     assert observed == [(None, 10.0, False, False), (None, 0.5, True, True)]
 
 
-def test_a_process(observed, monkeypatch):
-    import os
-
+def test_a_process(observed):
     run("-p", str(os.getpid()))
     assert observed == [(os.getpid(), 10.0, False, False)]
     with pytest.raises(HvtraceError, match="there is no process"):
@@ -88,6 +89,20 @@ def test_a_name_that_no_vm_has_is_said(observed):
     result = run("--vm", "win10")
     assert result.stderr.endswith("hvtrace: no VM of this name ran; these did: linux, win11\n")
     assert result.stdout.startswith("No guests in 10.0s")
+    assert result.return_value == 0
+
+
+def test_ctrl_c_ends_the_watch_and_shows_what_was_seen(monkeypatch):
+    def observe(pid, seconds, *, wait, **_):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert wait(60.0)
+        return host(duration_s=0.7), [guest()], Lost()
+
+    fake = ModuleType("hvtrace.kernel.audit")
+    fake.observe = observe
+    monkeypatch.setitem(sys.modules, "hvtrace.kernel.audit", fake)
+    result = run()
+    assert result.stdout.startswith("1 guest in 700ms")
     assert result.return_value == 0
 
 

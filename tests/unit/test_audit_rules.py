@@ -406,8 +406,11 @@ NEAR = {
     "output: in memory": (guest(call(0x50, 7, handler="vmm")), {}),
     "exits: as ever, and the one proposed": (guest(exits=(exit_(0x50), exit_(0x52, 4))), NEW_TYPE),
     "exits: unfinished, of a type that all know": (
-        guest(call(0x5C, 2, handler="vmm", unfinished=1), exits=(exit_(0x5C, 2),)),
-        {},
+        guest(
+            call(0x52, 2, fast=True, handler="vmm", unfinished=1, output={"used-xmm": 3}),
+            exits=(exit_(0x52, 3),),
+        ),
+        GROWN,
     ),
     "exits: another call is unfinished": (
         guest(call(0x5C, 2, handler="vmm", unfinished=1), exits=(exit_(0x52, 4),)),
@@ -491,6 +494,19 @@ def test_calls_without_the_feature_name_the_flag_once():
 def test_a_call_may_need_two_features():
     it = guest(calls=(FLUSH, IPI), cpuid=without(NO_FLUSH, features_edx=4), flags=())
     assert [one.flag for one in judge(it)] == ["hv-tlbflush", "hv-xmm-input"]
+
+
+def test_of_two_features_of_one_call_the_one_it_is_about_is_named():
+    neither = without(NO_FLUSH, enlightenments_eax=11)
+    it = guest(calls=(call(0x14, 7, fast=True), IPI), cpuid=neither, flags=None)
+    (found,) = judge(it)
+    assert "remote TLB flush is not exposed (0x40000004 EAX bit 2;" in found.text
+
+
+def test_several_statuses_of_one_refusal():
+    both = replace(refused(0x50, 5, "vmm"), statuses={"INVALID_PARAMETER": 3, "ACCESS_DENIED": 2})
+    (found,) = judge(guest(both, cpuid=XMM_OUTPUT), xmm_output_kind="grown")
+    assert found.text.endswith(": userspace answers INVALID_PARAMETER or ACCESS_DENIED")
 
 
 def test_attempts_are_told_apart_from_calls_that_nobody_implements():

@@ -16,7 +16,7 @@ from hvtrace.audit import words
 from hvtrace.audit.report import as_json
 from hvtrace.audit.rules import RULES, SEVERITIES
 from hvtrace.audit.text import render
-from hvtrace.hyperv.cpuid import BY_NAME, WORDS
+from hvtrace.hyperv.cpuid import BY_NAME, NOTHING, WORDS
 from hvtrace.stats.snapshot import Lost
 from hvtrace.stats.table import LOSSES
 
@@ -127,6 +127,11 @@ def test_what_the_kernel_offers_besides_is_shown():
         "not exposed"
         not in render(host(), [everything], Lost()).split("advice")[0].split("warning")[0]
     )
+
+
+def test_hyper_v_without_features():
+    it = guest(cpuid=NOTHING, flags=())
+    assert "  exposed       none of what hvtrace knows" in render(host(), [it], Lost())
 
 
 def test_retries_of_a_spin_wait_are_shown():

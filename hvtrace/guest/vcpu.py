@@ -11,7 +11,14 @@ from hvtrace.errors import HvtraceError
 from hvtrace.guest import abi
 from hvtrace.guest.kvm import Vcpu
 from hvtrace.guest.machine import Machine
-from hvtrace.guest.memory import DESCRIPTOR_BYTES, PANIC_PORT, PATHS, REGISTER_WORDS, STOP_PORT
+from hvtrace.guest.memory import (
+    DESCRIPTOR_BYTES,
+    PANIC_PORT,
+    PATHS,
+    REGISTER_WORDS,
+    STOP_PORT,
+    Descriptor,
+)
 
 _PR_SET_NAME = 15
 _libc = ctypes.CDLL(None)
@@ -151,9 +158,7 @@ class VcpuThread(threading.Thread):
         hcall.result = call.answers[call.forwarded % call.answer_count]
         call.forwarded += 1
         if not self.memory.header.old_vmm:
-            for word in range(REGISTER_WORDS):
-                if call.written >> word & 1:
-                    hcall.registers[word] = call.wanted[word]
+            self._write_output(call)
         elif hcall.type == abi.KVM_EXIT_HYPERV_HCALL_XMM and path != "killed":
             raise HvtraceError(f"an exit of type {hcall.type}, at which an old VMM ends")
         if path == "immediate-exit":
@@ -163,6 +168,12 @@ class VcpuThread(threading.Thread):
             call.moved += 1
         elif path == "killed":
             raise Pending
+
+    def _write_output(self, call: Descriptor) -> None:
+        """Into the exit, from where KVM takes it to the guest's registers after a success."""
+        for word in range(REGISTER_WORDS):
+            if call.written >> word & 1:
+                self.vcpu.run.hyperv.registers[word] = call.wanted[word]
 
     def _defect(self) -> str:
         run = self.vcpu.run

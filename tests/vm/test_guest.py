@@ -11,94 +11,14 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hvtrace.guest import mixfile
+from tests.vm.held import Held, hold, logging
 from tests.vm.run import HVTRACE
-from tests.vm.tracefs import Event, Log, Tally, tally
-
-KVM_DEBUGFS = Path("/sys/kernel/debug/kvm")
-Key = tuple[int, int, bool, str]  # index of the VM, code, fast, handler
-
-
-@dataclass
-class Held:
-    """A run at its end, its VMs still there, as long as the test looks at it."""
-
-    ready: list[dict[str, Any]]
-    quiet: list[Event]  # logged between ready and go
-    ledger: dict[str, Any]
-    counters: dict[tuple[int, int], int]  # (pid, fd) -> KVM's counter in debugfs
-    total: int
-    names: dict[int, str]  # thread id -> name
-    command_lines: dict[int, list[str]]  # pid -> arguments
-    events: list[Event]
-
-    @property
-    def vm_of(self) -> dict[int, int]:
-        return {tid: i for i, vm in enumerate(self.ledger["vms"]) for tid in vm["vcpus"]}
-
-    @property
-    def made(self) -> dict[Key, dict[str, Any]]:
-        index = {(vm["pid"], vm["fd"]): i for i, vm in enumerate(self.ledger["vms"])}
-        return {
-            (index[c["vm"]["pid"], c["vm"]["fd"]], c["code"], c["fast"], c["handler"]): c
-            for c in self.ledger["calls"]
-        }
-
-    @property
-    def logged(self) -> tuple[dict[Key, Tally], int]:
-        by_thread, orphans = tally(self.events)
-        found: dict[Key, Tally] = {}
-        for (tid, *rest), one in by_thread.items():
-            both = found.setdefault((self.vm_of[tid], *rest), Tally())
-            both.completed += one.completed
-            both.unfinished += one.unfinished
-            both.reps += one.reps
-            both.statuses += one.statuses
-        return found, orphans
-
-
-@contextmanager
-def logging() -> Iterator[Log]:
-    log = Log("guest")
-    try:
-        yield log
-    finally:
-        log.close()
-
-
-def hold(*options: str) -> Held:
-    """Run guests, read everything while they are held, then let them end."""
-    command = [HVTRACE, "guest", "--json", "--pause", "--hold", *options]
-    pipe = subprocess.PIPE
-    with logging() as log, subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as guest:
-        assert guest.stdin is not None
-        assert guest.stdout is not None
-        ready = json.loads(guest.stdout.readline())["ready"]
-        quiet = [e for e in log.read() if e.name.startswith("kvm_hv_hypercall")]
-        tids = [(vm["pid"], tid) for vm in ready for tid in vm["vcpus"]]
-        names = {t: Path(f"/proc/{p}/task/{t}/comm").read_text().strip() for p, t in tids}
-        lines = {p: Path(f"/proc/{p}/cmdline").read_text().split("\0") for p, _ in tids}
-        guest.stdin.write("\n")
-        guest.stdin.flush()
-        ledger = json.loads(guest.stdout.readline())
-        counters = {
-            (vm["pid"], vm["fd"]): int(
-                (KVM_DEBUGFS / f"{vm['pid']}-{vm['fd']}/hypercalls").read_text()
-            )
-            for vm in ready
-        }
-        total = int((KVM_DEBUGFS / "hypercalls").read_text())
-        guest.stdin.close()
-        assert guest.wait() == 0
-        return Held(ready, quiet, ledger, counters, total, names, lines, log.read())
+from tests.vm.tracefs import tally
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +36,12 @@ def busy() -> Held:
     return hold("--mix", "windows-busy", "--vcpus", "2", "--duration", "3")
 
 
-@pytest.fixture(params=["everything", "one_process", "busy"])
+@pytest.fixture(scope="module")
+def xmm_output() -> Held:
+    return hold("--mix", "xmm-output", "--vcpus", "2")
+
+
+@pytest.fixture(params=["everything", "one_process", "busy", "xmm_output"])
 def held(request: pytest.FixtureRequest) -> Held:
     found: Held = request.getfixturevalue(request.param)
     return found
@@ -131,19 +56,7 @@ def test_no_call_before_go(held: Held) -> None:
 
 
 def test_ledger_equals_the_log(held: Held) -> None:
-    logged, _ = held.logged
-    assert {
-        key: (c["completed"], c["unfinished"], c["reps"], c["statuses"])
-        for key, c in held.made.items()
-    } == {
-        key: (
-            one.completed,
-            one.unfinished,
-            one.reps,
-            {f"0x{status:04x}": n for status, n in sorted(one.statuses.items())},
-        )
-        for key, one in logged.items()
-    }
+    assert held.in_ledger == held.in_log
 
 
 def test_orphans_equal_those_of_the_log(held: Held) -> None:
@@ -156,10 +69,7 @@ def test_completed_calls_equal_kvms_counters(held: Held) -> None:
     by_vm = {(vm["pid"], vm["fd"]): vm["hypercalls"] for vm in held.ledger["vms"]}
     assert held.counters == by_vm
     assert held.total == sum(by_vm.values())
-    rows = Counter[tuple[int, int]]()
-    for call in held.ledger["calls"]:
-        rows[call["vm"]["pid"], call["vm"]["fd"]] += call["completed"] + call["orphans"]
-    assert rows == by_vm
+    assert held.by_vm == by_vm
 
 
 def test_threads_and_processes_have_names(held: Held) -> None:
@@ -216,6 +126,20 @@ def test_busy_makes_only_calls_that_windows_makes(busy: Held) -> None:
     known = {0x02, 0x03, 0x08, 0x0B, 0x13, 0x14, 0x15, 0x5C, 0x5D, 0x8001}
     assert {code for _, code, _, _ in busy.made} <= known
     assert busy.ledger["vms"][0]["hypercalls"] > 100
+
+
+def test_output_in_registers_is_refused(xmm_output: Held) -> None:
+    """No released kernel has it, whatever the guest's CPUID says: its VMM never sees the call."""
+    rows = {(c["code"], c["fast"]): c for c in xmm_output.ledger["calls"]}
+    verdicts = Counter[str]()
+    for code in (0x46, 0x50, 0x52, 0x9A):
+        row = rows[code, True]
+        assert row["handler"] == "kernel"
+        assert row["statuses"] == {"0x0002": row["calls"]}
+        assert row["untouched"] == 0
+        verdicts.update(row["xmm_output"])
+    assert set(verdicts) == {"refused", "impossible"}
+    assert min(verdicts.values()) > 0
 
 
 @pytest.mark.parametrize(("syndbg", "status"), [("off", 2), ("on", 8)])

@@ -6,7 +6,7 @@ import json
 import select
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,14 @@ class Run:
         return found, orphans
 
 
-def record(source: LiveSource, *options: str) -> Run:
-    """Run the `everything` mix, traced and logged from before its first call to its end.
+def record(source: LiveSource, *options: str, mix: str = "everything") -> Run:
+    """Run a mix, traced and logged from before its first call to its end.
 
     The VMs are held until hvtrace has looked at them once more: under -icount all
     their calls take less time than there is between two looks.
     """
     orphans = source.snapshot().lost.orphans
-    command = [HVTRACE, "guest", "--mix", "everything", "--json", "--hold", *options]
+    command = [HVTRACE, "guest", "--mix", mix, "--json", "--hold", *options]
     log = Log()
     try:
         with subprocess.Popen(
@@ -87,4 +87,5 @@ def record(source: LiveSource, *options: str) -> Run:
     pids = {vm["pid"] for vm in ledger["vms"]}
     mine = np.array([after.vms[vm].pid in pids for vm in after.rows["vm"]], dtype=bool)
     mine_only = rollup(snapshot.select(after, mine))
+    mine_only = replace(mine_only, exits=tuple(e for e in after.exits if e.vm.pid in pids))
     return Run(mine_only, after.lost.orphans - orphans, ledger, events)

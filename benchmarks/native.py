@@ -48,28 +48,44 @@ def _variant(name: str, programs: dict[str, int], *events: tuple[str, tuple[int,
     return Variant(name, tuple(dict.fromkeys(fd for fd, _ in steps)), call)
 
 
-def variants(ours: dict[str, int], peers: dict[str, int]) -> list[Variant]:
-    """The floor first, the textbook second."""
+def _hypercall(code: int, fast: int, rep: int = 0) -> tuple[str, tuple[int, ...]]:
+    return "kvm_hv_hypercall", (code, fast, 0, rep, 0, 0x1000, 0)
 
-    def hypercall(code: int, fast: int, rep: int = 0) -> tuple[str, tuple[int, ...]]:
-        return "kvm_hv_hypercall", (code, fast, 0, rep, 0, 0x1000, 0)
 
-    def done(result: int) -> tuple[str, tuple[int, ...]]:
-        return "kvm_hv_hypercall_done", (result,)
+def _done(result: int) -> tuple[str, tuple[int, ...]]:
+    return "kvm_hv_hypercall_done", (result,)
 
+
+# What verdicts do differs by call: nothing, nearly nothing, and all that they do.
+VERDICT_CALLS = {
+    "fast call without output": (_hypercall(2, 1), _done(0)),
+    "fast call, output refused": (_hypercall(0x50, 1, 4), _done(2)),
+    "fast call, output used": (_hypercall(0x50, 1, 4), _done(4 << 32)),
+    "memory call": (_hypercall(2, 0), _done(0)),
+}
+
+
+def variants(ours: dict[str, int], without: dict[str, int], peers: dict[str, int]) -> list[Variant]:
+    """The floor first, the textbook second; `without` are our programs without verdicts."""
     memory = (2, 0, 0, 0, 0, 0x1000, 0)
     return [
         _variant("floor: two clock reads", peers, ("floor_start", memory), ("floor_done", (0,))),
         _variant("textbook", peers, ("textbook_start", memory), ("textbook_done", (0,))),
-        _variant("hvtrace: memory call, in kernel", ours, hypercall(2, 0), done(0)),
-        _variant("hvtrace: XMM call, in kernel", ours, hypercall(3, 1, 5), done(5 << 32)),
-        _variant("hvtrace: unknown code, status 2", ours, hypercall(0x7777, 0), done(2)),
+        _variant("hvtrace: memory call, in kernel", ours, _hypercall(2, 0), _done(0)),
+        _variant("hvtrace: XMM call, in kernel", ours, _hypercall(3, 1, 5), _done(5 << 32)),
+        _variant("hvtrace: unknown code, status 2", ours, _hypercall(0x7777, 0), _done(2)),
         _variant(
             "hvtrace: forwarded to the VMM (3 events)",
             ours,
-            hypercall(0x5C, 0),
+            _hypercall(0x5C, 0),
             ("kvm_userspace_exit", (27, 0)),
-            done(0),
+            _done(0),
+        ),
+        # Last, and in pairs: see verdict_lines().
+        *(
+            _variant(kind, programs, *events)
+            for kind, events in VERDICT_CALLS.items()
+            for programs in (without, ours)
         ),
     ]
 
@@ -84,27 +100,32 @@ def measure(variant: Variant) -> float:
 
 
 def bench_programs() -> list[tuple[str, list[float]]]:
-    """(variant, ns per call in each round)."""
+    """(variant, ns per call in each round), in the order of `variants`."""
     names = ("floor_start", "floor_done", "textbook_start", "textbook_done")
     peers = loader.load(PEERS, [], [loader.Program(name, "raw", "") for name in names], ())
     events = shape.raw()
     host = Features("bench", events)
     source = LiveSource(load_counters(host), host)
+    without = LiveSource(load_counters(host, more_flags=["-DHVT_NO_VERDICTS=1"]), host)
     source.set_filter(None, None)
+    without.set_filter(None, None)
     statistics_on = bpf.enable_statistics()
-    todo = variants(source.loaded.programs, peers.programs)
-    rounds: dict[str, list[float]] = {variant.name: [] for variant in todo}
+    todo = variants(source.loaded.programs, without.loaded.programs, peers.programs)
+    rounds: list[tuple[str, list[float]]] = [(variant.name, []) for variant in todo]
     for done in range(ROUNDS + 1):
-        for variant in todo:
+        # To and fro: what comes second would else look dearer on a machine that slows down.
+        order = list(zip(todo, rounds, strict=True))[:: 1 if done % 2 else -1]
+        for variant, (_, times) in order:
             ns = measure(variant)
             if done:  # the first round warms up
-                rounds[variant.name].append(ns)
+                times.append(ns)
         if done % 10 == 0:
             print(f"round {done} of {ROUNDS}", file=sys.stderr, flush=True)
     os.close(statistics_on)
     source.close()
+    without.close()
     peers.close()
-    return list(rounds.items())
+    return rounds
 
 
 START = """
@@ -134,6 +155,26 @@ def bench_start() -> tuple[float, float, float]:
     return first, each, rss_kib / 1024
 
 
+def verdict_lines(pairs: list[tuple[str, list[float]]]) -> list[str]:
+    """The table of what verdicts cost: the same call without and with them, round by round."""
+    lines = [
+        "### Verdicts on XMM output",
+        "",
+        "The same programs compiled without and with them, in the same run; the last column is the",
+        "median of the rounds' own ratios.",
+        "",
+        "| call | without, ns | with, ns | ratio |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for (name, without), (_, with_verdicts) in zip(pairs[::2], pairs[1::2], strict=True):
+        ratios = [b / a for a, b in zip(without, with_verdicts, strict=True)]
+        lines.append(
+            f"| {name} | {statistics.median(without):.0f} "
+            f"| {statistics.median(with_verdicts):.0f} | {statistics.median(ratios):.3f} |"
+        )
+    return [*lines, ""]
+
+
 def page() -> str:
     """docs/benchmarks.md."""
     programs = bench_programs()
@@ -159,7 +200,8 @@ def page() -> str:
         "| variant | ns | least - most | of the floor | of the textbook |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for name, rounds in programs:
+    pairs = 2 * len(VERDICT_CALLS)
+    for name, rounds in programs[:-pairs]:
         ns = statistics.median(rounds)
         lines.append(
             f"| {name} | {ns:.0f} | {min(rounds):.0f} - {max(rounds):.0f} "
@@ -167,6 +209,7 @@ def page() -> str:
         )
     lines += [
         "",
+        *verdict_lines(programs[-pairs:]),
         "## The process",
         "",
         "Medians of 5 starts of a fresh interpreter.",

@@ -24,6 +24,10 @@
 #define XMM_PAIR_BYTES 16  /* TLFS 3.7.2: RDX+R8, then XMM0 ... XMM5 */
 #define XMM_PAIRS 7
 
+#ifndef HVT_NO_VERDICTS
+#define HVT_NO_VERDICTS 0 /* 1 in benchmarks only, to know what they cost */
+#endif
+
 #define CALL_VAR(call) ((u32)((call) >> HVT_CALL_VAR_SHIFT) & 0x3ff)
 #define CALL_REP(call) ((u32)((call) >> HVT_CALL_REP_SHIFT) & 0xfff)
 
@@ -327,7 +331,7 @@ static __always_inline void count_xmm(struct hvt_slot *slot, u64 call, bool succ
 	in = abi.in_fixed + 8 * var + abi.in_elem * rep;
 	if (in > XMM_PAIR_BYTES)
 		slot->xmm_input++;
-	if (!(abi.flags & HVT_ABI_OUTPUT))
+	if (HVT_NO_VERDICTS || !(abi.flags & HVT_ABI_OUTPUT))
 		return;
 	used = pairs(abi.out_fixed + abi.out_elem * reps);
 	if (pairs(in) + pairs(abi.out_fixed + abi.out_elem * rep) > XMM_PAIRS)

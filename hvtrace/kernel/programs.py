@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hvtrace.hyperv.interface import HCALL, Interface, Part
 from hvtrace.kernel import loader
 from hvtrace.kernel.features import Features
@@ -32,7 +34,12 @@ _NEW_TYPE = 4  # any that no released kernel has
 
 
 def load_counters(
-    host: Features, threads: int = MAX_THREADS, slots: int = MAX_SLOTS, evidence: bool = False
+    host: Features,
+    threads: int = MAX_THREADS,
+    slots: int = MAX_SLOTS,
+    *,
+    evidence: bool = False,
+    more_flags: Sequence[str] = (),
 ) -> Loaded:
     """The programs that count calls; with `evidence`, they look at exits to user space, too."""
     kind = "raw" if host.shape.raw else "tracepoint"
@@ -42,7 +49,7 @@ def load_counters(
         programs += [BY_KPROBE, BY_ENTRY] if host.kprobes else [BY_ENTRY]
         flags += [*_evidence_flags(host.interface), *host.structures.flags]
     maps = (*MAPS, "exits") if evidence else MAPS
-    return loader.load(SOURCE, [*flags, *host.shape.flags], programs, maps)
+    return loader.load(SOURCE, [*flags, *host.shape.flags, *more_flags], programs, maps)
 
 
 def _evidence_flags(interface: Interface) -> list[str]:

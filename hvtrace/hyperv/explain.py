@@ -38,7 +38,11 @@ def explain_code(code: int, var_cnt: int = 0, rep_cnt: int = 1) -> Document:
         "tlfs_fast": known.tlfs_fast if known else None,
         "fast_call": _registers(known, var_cnt, rep_cnt),
         "kvm": _kvm(code),
-        "xmm_output_verdicts": {"memory": ["memory"], "fast": list(_stock_verdicts(code))},
+        "xmm_output_verdicts": {
+            "memory": ["memory"],
+            "fast": list(_stock_verdicts(code)),
+            "fast_in_registers": _success_verdict(code),
+        },
         "note": known.note if known else "",
         "sources": [*sources, RULES_SOURCE, kvm.SOURCE],
     }
@@ -167,10 +171,17 @@ def _registers(known: Definition | None, var_cnt: int, rep_cnt: int) -> Document
         "fits": layout.fits if layout and output_bytes is not None else None,
         "input_registers": _pieces(with_input.input_pieces(), True) if with_input else None,
         "output_registers": _pieces(with_both.output_pieces(), False) if with_both else None,
+        "output_range": _range(with_both) if with_both else None,
         "output_room_bytes": layout.output_room_bytes if layout else None,
         "xmm_input_registers": xmm_input_registers(with_input.input_bytes) if with_input else None,
         "max_reps": max_reps(known, var_cnt) if known else None,
     }
+
+
+def _range(layout: Layout) -> Document | None:
+    """First register that carries output and how many do; None where there is no output."""
+    names = [piece.register.name for piece in layout.output_pieces()]
+    return {"first": names[0], "count": len(names)} if names else None
 
 
 def _pieces(pieces: tuple[Piece, ...], narrow: bool) -> list[Document]:
@@ -223,3 +234,12 @@ def _stock_verdicts(code: int) -> tuple[str, ...]:
         fits = xmm.outlook(code, True, 0, 0) == "eligible"
         return ("refused",) if fits else ("impossible",)
     return ("refused", "impossible") if reps else ("impossible",)
+
+
+def _success_verdict(code: int) -> str | None:
+    """How a fast call counts that succeeds where KVM returns output; None: not by its output."""
+    if xmm.fixed_verdict(code, fast=True) is not None:
+        return None
+    reps = min(max_reps(CODES[code]) or 0, 1)
+    result = xmm.verdict(code, True, 0, reps, reps_completed=reps, status=0, xmm_out_kernel=True)
+    return result if result.startswith("used") else None

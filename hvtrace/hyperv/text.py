@@ -65,9 +65,13 @@ def _call(doc: Document) -> Iterator[str]:
     yield from _registers(doc["fast_call"])
     yield from _heading("KVM")
     yield from _kvm(doc["kvm"])
-    yield from _heading("How hvtrace counts XMM output, on kernels without it (all up to 7.2)")
+    yield from _heading("How hvtrace counts XMM output")
     yield from _row("memory call", "memory")
-    yield from _row("fast call", _verdicts(doc))
+    used = doc["xmm_output_verdicts"]["fast_in_registers"]
+    without = " on kernels without it (all up to 7.2)" if used else ""
+    yield from _row("fast call", _verdicts(doc) + without)
+    if used:
+        yield from _row("", f"{used} where KVM returns it and the call succeeds")
     yield from _end(doc)
 
 
@@ -118,6 +122,10 @@ def _carried(
     elif pieces is not None:
         condition = f" (64-bit callers, if {XMM_OUTPUT_BIT})" if label == "output" else ""
         yield from _row(label, _bytes(length) + condition)
+        if label == "output":
+            count = len(pieces)
+            plural = "registers" if count > 1 else "register"
+            yield f"{'':{INDENT}}{count} {plural}, first {pieces[0]['register']}"
         for piece in pieces:
             span = f"bytes {piece['first_byte']}-{piece['last_byte']}"
             narrow = f"(32-bit: {piece['register_32bit']})" if piece["register_32bit"] else ""

@@ -216,21 +216,44 @@ def test_unknown_is_null_and_not_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "verdicts"),
+    ("code", "verdicts", "used"),
     [
-        (0x02, ["none"]),
-        (0x46, ["refused"]),
-        (0x50, ["refused", "impossible"]),
-        (0x7C, ["impossible"]),
-        (0x8001, ["refused"]),
-        (0x8002, ["impossible"]),
-        (0x69, ["unknown"]),
-        (0x1234, ["unknown"]),
+        (0x02, ["none"], None),
+        (0x46, ["refused"], "used-gpr"),
+        (0x50, ["refused", "impossible"], "used-xmm"),
+        (0x52, ["refused"], "used-xmm"),
+        (0x7C, ["impossible"], None),
+        (0x8001, ["refused"], "used-gpr"),
+        (0x8002, ["impossible"], None),
+        (0x69, ["unknown"], None),
+        (0x1234, ["unknown"], None),
     ],
 )
-def test_verdicts_of_a_kernel_without_xmm_output(code: int, verdicts: list[str]) -> None:
+def test_verdicts_with_and_without_xmm_output_in_kvm(
+    code: int, verdicts: list[str], used: str | None
+) -> None:
     document = explain_code(code)
-    assert document["xmm_output_verdicts"] == {"memory": ["memory"], "fast": verdicts}
+    assert document["xmm_output_verdicts"] == {
+        "memory": ["memory"],
+        "fast": verdicts,
+        "fast_in_registers": used,
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "reps", "first", "count"),
+    [(0x46, 1, "RDX", 1), (0x50, 4, "XMM1", 4), (0x52, 1, "XMM1", 1), (0x9A, 12, "XMM3", 3)],
+)
+def test_registers_that_carry_output(code: int, reps: int, first: str, count: int) -> None:
+    """0x9a with 12 reps: 64 bytes of input in RDX, R8 and XMM0 to XMM2; 48 of output."""
+    document = explain_code(code, rep_cnt=reps)
+    assert document["fast_call"]["output_range"] == {"first": first, "count": count}
+    plural = "registers" if count > 1 else "register"
+    assert f"{count} {plural}, first {first}" in render(document)
+
+
+def test_a_call_without_output_has_no_range() -> None:
+    assert explain_code(0x02)["fast_call"]["output_range"] is None
 
 
 def test_input_value_of_a_memory_call_has_no_registers() -> None:

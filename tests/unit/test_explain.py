@@ -332,7 +332,7 @@ def test_colour_is_for_terminals_only() -> None:
         "Memory call",
         "Fast call, variable header 0 x 8 bytes",
         "KVM",
-        "How hvtrace counts XMM output, on kernels without it (all up to 7.2)",
+        "How hvtrace counts XMM output",
         "Sources",
     ]
 

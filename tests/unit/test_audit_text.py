@@ -16,6 +16,7 @@ from hvtrace.audit import words
 from hvtrace.audit.report import as_json
 from hvtrace.audit.rules import RULES, SEVERITIES
 from hvtrace.audit.text import render
+from hvtrace.hyperv.codes import CODES
 from hvtrace.hyperv.cpuid import BY_NAME, NOTHING, WORDS
 from hvtrace.stats.snapshot import Lost
 from hvtrace.stats.table import LOSSES
@@ -77,7 +78,8 @@ def test_no_line_is_too_long_nor_has_a_space_at_its_end():
     long = replace(VM, name="a" * 100, vmm="b" * 100)
     shown, guests, lost = sample()
     everything = (*WORDS, "hv-" + "x" * 90)
-    wide = guest(*(call(code) for code in (0x8002, 0x14, 0x15)), vm=long, flags=everything)
+    longest = max(CODES, key=lambda code: len(CODES[code].name))
+    wide = guest(*(call(code) for code in (longest, 0x14, 0x15)), vm=long, flags=everything)
     for line in render(shown, [*guests, wide], lost).splitlines():
         assert len(line) <= 80
         assert line == line.rstrip()

@@ -22,6 +22,7 @@ from hvtrace.guest.memory import (
 )
 
 KERNEL_STATUS = 0x0002  # what the model's kernel says to a call with an odd code; else success
+DROPPED = 0xDEAD  # what it hands to the VMM in words that never reach the guest
 
 
 class ModelVcpu:
@@ -91,6 +92,8 @@ class ModelVcpu:
             fast = call.input >> 16 & 1
             self._exit_hyperv(kind=self.exit_type if fast else abi.KVM_EXIT_HYPERV_HCALL)
             self.run.hyperv.registers = call.registers_in
+            for word in self.dropped:
+                self.run.hyperv.registers[word] = DROPPED
             return True
         return False
 

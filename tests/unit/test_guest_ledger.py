@@ -174,6 +174,11 @@ def test_a_vmm_that_leaves_registers_alone_is_counted() -> None:
     assert found.rows[0, 0x5D, True, "vmm"].untouched == 0
 
 
+def test_a_failure_is_never_untouched() -> None:
+    found = made([[result(UNTOUCHED, statuses={0: 2, 5: 1})]], calls=(UNTOUCHED,))
+    assert found.rows[0, 0x52, True, "vmm"].untouched == 2
+
+
 def test_kvm_that_counts_otherwise_is_a_problem() -> None:
     found = Ledger(
         Mix("test", (KERNEL,)), "6.12.0", 0, 0.0, 0.0,

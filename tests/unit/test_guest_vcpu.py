@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from guest_model import ModelVcpu
+from guest_model import DROPPED, ModelVcpu
 
 from hvtrace.guest import abi, image, pace
 from hvtrace.guest.image import Amount
@@ -175,12 +175,15 @@ def test_a_failing_answer_leaves_registers_alone() -> None:
 
 def test_output_that_does_not_arrive_is_seen() -> None:
     def prepare(guests: Guests) -> None:
-        guests.vcpus[0].dropped = [4]
+        guests.vcpus[0].dropped = [4, 5]
 
     call = Call(0x50, fast=True, path="vmm", times=4, rdx=11, writes=((0, 9), (4, 7)))
-    (found,) = Guests(call, prepare=prepare).memory.descriptors(0)
+    guests = Guests(call, prepare=prepare)
+    (found,) = guests.memory.descriptors(0)
     assert (found.completed, found.confirmed) == (4, 0)
     assert list(found.registers_out) == [9, *(13 * [0])]
+    # What the call does not write is what KVM put there.
+    assert list(guests.vcpus[0].run.hyperv.registers[4:6]) == [7, DROPPED]
 
 
 def test_an_old_vmm_writes_nothing() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from ctypes import Structure, c_uint32, sizeof
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 SOURCE = Path(__file__).with_name("payload.S")
 LOADED_AT = 0x100000
@@ -72,8 +74,9 @@ def bits(kinds: Sequence[str]) -> int:
     return sum(1 << list(KINDS).index(name) for name in kinds)
 
 
-def build(folder: Path) -> Path:
-    """Assemble and link payload.S in `folder`; the kernel for QEMU's -kernel.
+@cache
+def image() -> bytes:
+    """The kernel for QEMU's -kernel: payload.S, assembled and linked once.
 
     Raises:
         subprocess.CalledProcessError: GNU as or ld refused it; they say why on stderr.
@@ -81,18 +84,23 @@ def build(folder: Path) -> Path:
     symbols = {
         **{name: bits([name]) for name in KINDS},
         "KINDS": len(KINDS),
-        "WANTED": SHARED_AT + Shared.wanted.offset,
-        "ROUNDS_WANTED": SHARED_AT + Shared.rounds_wanted.offset,
-        "OFFERED": SHARED_AT + Shared.offered.offset,
-        "LEDGERS": SHARED_AT + Shared.vcpus.offset,
+        "WANTED": SHARED_AT + _offset(Shared, "wanted"),
+        "ROUNDS_WANTED": SHARED_AT + _offset(Shared, "rounds_wanted"),
+        "OFFERED": SHARED_AT + _offset(Shared, "offered"),
+        "LEDGERS": SHARED_AT + _offset(Shared, "vcpus"),
         "LEDGER_BYTES": sizeof(Vcpu),
-        **{name.upper(): getattr(Vcpu, name).offset for name, _ in Vcpu._fields_},
+        **{name.upper(): _offset(Vcpu, name) for name, _ in Vcpu._fields_},
         "MOST_VCPUS": MOST_VCPUS,
         "TICK_NS": TICK_NS,
     }
     defined = [word for name, value in symbols.items() for word in ("--defsym", f"{name}={value}")]
-    code, kernel = folder / "payload.o", folder / "payload.elf"
-    subprocess.run(["as", "--32", *defined, "-o", code, SOURCE], check=True)
     link = ["ld", "-m", "elf_i386", "-N", "--no-warn-rwx-segments", "-e", "start"]
-    subprocess.run([*link, f"-Ttext={LOADED_AT:#x}", "-o", kernel, code], check=True)
-    return kernel
+    with TemporaryDirectory() as folder:
+        code, kernel = Path(folder, "payload.o"), Path(folder, "payload.elf")
+        subprocess.run(["as", "--32", *defined, "-o", code, SOURCE], check=True)
+        subprocess.run([*link, f"-Ttext={LOADED_AT:#x}", "-o", kernel, code], check=True)
+        return kernel.read_bytes()
+
+
+def _offset(structure: type[Structure], name: str) -> int:
+    return int(getattr(structure, name).offset)

@@ -143,6 +143,7 @@ class Qemu:
             Failed: QEMU ended, or the rounds did not.
         """
         wanted = self._rounds = self._rounds + rounds
+        assert wanted < FOREVER
         self._shared.rounds_wanted = wanted
         self._wait(lambda vcpu: vcpu.rounds >= wanted)
         return self.ledger()
@@ -158,6 +159,8 @@ class Qemu:
         return shared
 
     def _start(self, folder: Path) -> subprocess.Popen[bytes]:
+        kernel = folder / "payload.elf"
+        kernel.write_bytes(payload.image())
         command = [
             *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
@@ -165,7 +168,7 @@ class Qemu:
             *("-accel", "kvm", "-bios", "qboot.rom", "-machine", "pc,memory-backend=memory"),
             *("-m", f"{MEMORY_BYTES >> 20}M", "-object"),
             f"memory-backend-file,id=memory,size={MEMORY_BYTES},share=on,mem-path={folder}/memory",
-            *("-kernel", str(payload.build(folder)), *self._arguments),
+            *("-kernel", str(kernel), *self._arguments),
         ]
         with self._log.open("wb") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -51,7 +51,7 @@ test-unit: setup-dev ## pure tests: no privilege, no kernel
 test-bpf: setup-dev ## the BPF programs, loaded and run on this kernel (root)
 	$(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/bpf
 
-test-vm: setup-dev ## real hypercalls in VMs, on three kernels and three patched (KERNEL=... for one)
+test-vm: setup-dev ## real hypercalls in VMs, on six kernels (KERNEL=... for one)
 	$(BIN)/python -m tests.in_lab $(if $(KERNEL),--kernel $(KERNEL))
 
 bench: setup-dev ## what hvtrace costs on this machine (root)

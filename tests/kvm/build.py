@@ -147,14 +147,13 @@ def _run(command: Sequence[str | Path], log: Path, failure: str) -> None:
         HvtraceError: it failed; with the line that says why.
     """
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-    begin = log.stat().st_size
     with log.open("ab") as out:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, check=False
         )
     if done.returncode:
-        said = log.read_bytes()[begin:].decode(errors="replace")
-        raise HvtraceError(f"{failure}: {reason(said)} (all of it: {log})")
+        said = reason(log.read_text(errors="replace"))
+        raise HvtraceError(f"{failure}: {said} (all of it: {log})")
 
 
 def reason(said: str) -> str:

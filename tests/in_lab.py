@@ -103,7 +103,7 @@ def jobs(
         if folder in (None, each) and (name in build.VARIANTS) == (each == PATCHED)
     ]
     if not pairs:
-        raise HvtraceError(f"{PATCHED} runs under {', '.join(build.VARIANTS)}, and nothing else")
+        raise HvtraceError(f"only {PATCHED} runs under {', '.join(build.VARIANTS)}, and only there")
     found = {}
     for name in dict.fromkeys(name for name, _ in pairs):
         is_patched = name in build.VARIANTS

@@ -102,7 +102,7 @@ def measure(variant: Variant) -> float:
 def bench_programs() -> list[tuple[str, list[float]]]:
     """(variant, ns per call in each round), in the order of `variants`."""
     names = ("floor_start", "floor_done", "textbook_start", "textbook_done")
-    peers = loader.load(PEERS, [], [loader.Program(name, "raw", "") for name in names], ())
+    peers = loader.load([PEERS], [], [loader.Program(name, "raw", "") for name in names], ())
     events = shape.raw()
     host = Features("bench", events)
     source = LiveSource(load_counters(host), host)

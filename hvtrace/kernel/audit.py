@@ -42,13 +42,13 @@ def observe(
     `wait` sleeps for the seconds it is given; what it returns says whether to end early.
     `evidence`, `anyway` and `say` are those of `live.open_source`. Raises HvtraceError.
     """
-    with open_source(pid, anyway=anyway, say=say, evidence=evidence) as source:
+    with open_source(pid, anyway=anyway, say=say, evidence=evidence, vcpus=True) as source:
         observer = _Observer(source, pid)
         try:
             counted, duration_s = observer.watch(seconds, wait)
-            return observer.host(duration_s, evidence), observer.guests(counted), counted.lost
         finally:
             observer.close()
+    return observer.host(duration_s, evidence), observer.guests(counted), counted.lost
 
 
 class _Observer:
@@ -60,12 +60,13 @@ class _Observer:
         self._identities = Identities(source.host.debugfs)
         self._vms: dict[tuple[int, int, int | None], _Seen] = {}
         self._known: dict[int, _Seen] = {}  # by thread
-        self._vcpus = None if source.host.structures.problem else Vcpus(source.host)
+        known = source.host.structures
+        self._vcpus = None if known.problem else Vcpus(source.loaded, known.cpuid_words)
 
     def close(self) -> None:
-        """Free what was loaded for this."""
+        """Let nothing stay attached."""
         if self._vcpus:
-            self._vcpus.close()
+            self._vcpus.rest()
 
     def watch(self, seconds: float, wait: Callable[[float], object]) -> tuple[Snapshot, float]:
         """What was counted in the interval, and its length in seconds.
@@ -80,8 +81,7 @@ class _Observer:
                 break
             self._source.snapshot()
         self._look()
-        if self._vcpus:
-            self._vcpus.rest()
+        self.close()
         after = rollup(self._source.snapshot())
         return delta(before, after), (after.monotonic_ns - before.monotonic_ns) / 1e9
 

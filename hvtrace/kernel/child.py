@@ -6,7 +6,7 @@ so it uses the standard library and BCC only.
 
     python3 child.py SOCKET_FD < job.json
 
-Job: {"source": path, "headers": path, "flags": [...], "programs": [[function name, kind]],
+Job: {"sources": [paths], "headers": path, "flags": [...], "programs": [[function name, kind]],
 "maps": [names]}, a program's kind being "raw" (tracepoint), "tracepoint" or "kprobe". Answer,
 on the socket: one JSON message, {"ok": true} with one descriptor for each program and map in
 the order of the job, or {"error": kind, "text": text}, kind being "no-bcc", "wrong-bcc",
@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -42,7 +43,9 @@ def load(job: dict[str, Any]) -> list[int]:
     if not hasattr(bcc, "BPF"):
         raise Failed("wrong-bcc", os.path.dirname(bcc.__file__ or "?"))
     try:
-        module = bcc.BPF(src_file=job["source"].encode(), cflags=job["flags"])
+        # One text: BCC takes no second file, and rewrites maps in none that is included.
+        text = "\n".join(Path(path).read_text(encoding="utf-8") for path in job["sources"])
+        module = bcc.BPF(text=text.encode(), cflags=job["flags"])
     except Exception as error:  # BCC raises bare Exception
         raise Failed("compile", str(error)) from None
     kinds = {

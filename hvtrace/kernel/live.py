@@ -22,7 +22,14 @@ from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf, features, layout, loader
 from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
-from hvtrace.kernel.programs import BY_ENTRY, BY_KPROBE, MAX_SLOTS, MAX_THREADS, load_counters
+from hvtrace.kernel.programs import (
+    BY_ENTRY,
+    BY_KPROBE,
+    EVENTS,
+    MAX_SLOTS,
+    MAX_THREADS,
+    load_counters,
+)
 from hvtrace.kernel.registry import Registry
 from hvtrace.kernel.rows import rows_of, statuses_of
 from hvtrace.kernel.vms import Identities
@@ -42,19 +49,22 @@ def open_source(
     say: Callable[[str], None] = _say,
     keep_ended_seconds: float = float("inf"),
     evidence: bool = False,
+    vcpus: bool = False,
 ) -> LiveSource:
     """Check the host, load, attach.
 
     `pid` and `code` filter in the kernel; `anyway` goes on where KVM has no
     Hyper-V; `say` takes progress lines; VMs that ended stay in the snapshots
     for `keep_ended_seconds`; `evidence` looks at the exits of forwarded calls,
-    where this kernel's types are known. Raises HvtraceError with one clear line.
+    `vcpus` loads what kernel.vcpus needs; both where this kernel's types are
+    known. Raises HvtraceError with one clear line.
     """
     host = features.probe(anyway, say)
     if evidence and host.structures.problem:
         say(f"no evidence of exits: {host.structures.problem}")
         evidence = False
-    loaded = load_counters(host, evidence=evidence)
+    vcpus = vcpus and host.structures.problem is None
+    loaded = load_counters(host, evidence=evidence, vcpus=vcpus)
     source = LiveSource(loaded, host, keep_ended_seconds=keep_ended_seconds)
     try:
         source.attach()
@@ -105,11 +115,10 @@ class LiveSource:
         self.close()
 
     def attach(self) -> None:
-        """Attach all programs. Raises HvtraceError; nothing stays attached then."""
-        for name, fd in self.loaded.programs.items():
+        """Attach what counts. Raises HvtraceError; nothing stays attached then."""
+        for name in EVENTS:
             try:
-                if name not in (BY_KPROBE.name, BY_ENTRY.name):
-                    self._links.append(self._attach(fd, name))
+                self._links.append(self._attach(self.loaded.programs[name], name))
             except OSError as error:
                 self.detach()
                 raise HvtraceError(f"cannot attach to {name}: {error.strerror}") from None
@@ -217,7 +226,7 @@ class LiveSource:
 
     def _lost(self) -> Lost:
         counted = {name: int(self._maps.control[name][0]) for name in LOSSES}
-        missed = sum(bpf.recursion_misses(fd) for fd in self.loaded.programs.values())
+        missed = sum(bpf.recursion_misses(self.loaded.programs[name]) for name in EVENTS)
         return Lost(**counted, missed=missed)
 
     def _resolve(self, entries: NDArray[np.intp]) -> None:

@@ -47,15 +47,15 @@ class Loaded:
 
 
 def load(
-    source: Path, flags: Sequence[str], programs: Sequence[Program], maps: Sequence[str]
+    sources: Sequence[Path], flags: Sequence[str], programs: Sequence[Program], maps: Sequence[str]
 ) -> Loaded:
-    """Compile `source` with `flags`; load `programs`, keep `maps`.
+    """Compile `sources` as one, with `flags`; load `programs`, keep `maps`.
 
     Raises HvtraceError: no BCC, the wrong one, or the kernel refuses.
     """
     folder = bpf_folder()
     job = {
-        "source": str(source),
+        "sources": [str(source) for source in sources],
         "headers": str(folder / "headers"),
         "flags": [f"-I{folder}", *flags],
         "programs": [(f"hvt_{program.name}", program.kind) for program in programs],

@@ -15,11 +15,10 @@ MAX_SLOTS = 16384
 MAX_VCPUS = 4096
 CACHE = 4096
 
-SOURCE = bpf_folder() / "hvtrace.bpf.c"
 MAPS = ("slots", "threads", "control", "free_slots", "free_threads", "abis", "statuses")
 
 # In the order of attaching: a thread's end must never be missed once its calls are seen.
-_EVENTS = (
+EVENTS = (
     "sched_process_exit",
     "kvm_userspace_exit",
     "kvm_hv_hypercall_done",
@@ -28,6 +27,8 @@ _EVENTS = (
 # Either tells which vCPU a thread runs (evidence); the first is cheaper.
 BY_KPROBE = Program("vcpu_by_kprobe", "kprobe", "kvm_hv_hypercall")
 BY_ENTRY = Program("vcpu_by_entry", "raw", "kvm_entry")
+# Reads the CPUID of vCPUs.
+VCPUS = Program("kvm_entry", "raw", "kvm_entry")
 
 _NONE = 0xFFFF  # HVT_NONE
 _NEW_TYPE = 4  # any that no released kernel has
@@ -39,17 +40,30 @@ def load_counters(
     slots: int = MAX_SLOTS,
     *,
     evidence: bool = False,
+    vcpus: bool = False,
     more_flags: Sequence[str] = (),
 ) -> Loaded:
-    """The programs that count calls; with `evidence`, they look at exits to user space, too."""
+    """The programs that count calls.
+
+    With `evidence`, they look at exits to user space, too; with `vcpus`, one
+    more reads their CPUID. Both need BTF.
+    """
+    sources = [bpf_folder() / "hvtrace.bpf.c"]
     kind = "raw" if host.shape.raw else "tracepoint"
-    programs = [Program(event, kind, event) for event in _EVENTS]
+    programs = [Program(event, kind, event) for event in EVENTS]
     flags = [f"-DHVT_MAX_THREADS={threads}", f"-DHVT_MAX_SLOTS={slots}", f"-DHVT_CACHE={CACHE}"]
+    maps = [*MAPS]
     if evidence:
         programs += [BY_KPROBE, BY_ENTRY] if host.kprobes else [BY_ENTRY]
-        flags += [*_evidence_flags(host.interface), *host.structures.flags]
-    maps = (*MAPS, "exits") if evidence else MAPS
-    return loader.load(SOURCE, [*flags, *host.shape.flags, *more_flags], programs, maps)
+        flags += _evidence_flags(host.interface)
+        maps.append("exits")
+    if vcpus:
+        sources.append(bpf_folder() / "vcpus.bpf.c")
+        programs.append(VCPUS)
+        flags.append(f"-DHVT_MAX_VCPUS={MAX_VCPUS}")
+        maps.append("vcpus")
+    flags += [*host.shape.flags, *host.structures.flags, *more_flags]
+    return loader.load(sources, flags, programs, maps)
 
 
 def _evidence_flags(interface: Interface) -> list[str]:
@@ -59,10 +73,3 @@ def _evidence_flags(interface: Interface) -> list[str]:
         for what, at in (("PARAMS", part.params_at), ("XMM", part.xmm_at)):
             flags.append(f"-DHVT_{name}_{what}={_NONE if at is None else at}")
     return flags
-
-
-def load_vcpus(host: Features) -> Loaded:
-    """The program that reads the CPUID of vCPUs."""
-    flags = [f"-DHVT_MAX_VCPUS={MAX_VCPUS}", *host.structures.flags]
-    programs = (Program("kvm_entry", "raw", "kvm_entry"),)
-    return loader.load(bpf_folder() / "vcpus.bpf.c", flags, programs, ("vcpus",))

@@ -8,6 +8,7 @@ nothing more.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy as np
 from hvtrace.errors import HvtraceError
 from hvtrace.hyperv.cpuid import WORDS, Cpuid
 from hvtrace.kernel import bpf, layout
-from hvtrace.kernel.features import Features
-from hvtrace.kernel.programs import load_vcpus
+from hvtrace.kernel.loader import Loaded
+from hvtrace.kernel.programs import VCPUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +34,19 @@ class Vcpu:
 class Vcpus:
     """Looks at vCPUs; not attached until `look`."""
 
-    def __init__(self, host: Features) -> None:
-        """Raises HvtraceError where the program cannot be loaded."""
-        self._words = host.structures.cpuid_words
-        self._loaded = load_vcpus(host)
+    def __init__(self, loaded: Loaded, words: Sequence[str]) -> None:
+        """`loaded` has the program and its map; `words` are those of KVM's cache, in its order."""
+        self._words = words
+        self._program, self._map = loaded.programs[VCPUS.name], loaded.maps["vcpus"]
         self._link: int | None = None
 
     def look(self) -> None:
         """From now on, see the vCPUs that enter their guests."""
         if self._link is None:
             try:
-                self._link = bpf.attach_raw_tracepoint(
-                    self._loaded.programs["kvm_entry"], "kvm_entry"
-                )
+                self._link = bpf.attach_raw_tracepoint(self._program, VCPUS.target)
             except OSError as error:
-                raise HvtraceError(f"cannot attach to kvm_entry: {error.strerror}") from None
+                raise HvtraceError(f"cannot attach to {VCPUS.target}: {error.strerror}") from None
 
     def rest(self) -> None:
         """Cost nothing any more; what was seen stays."""
@@ -55,14 +54,9 @@ class Vcpus:
             os.close(self._link)
             self._link = None
 
-    def close(self) -> None:
-        """Free everything."""
-        self.rest()
-        self._loaded.close()
-
     def seen(self) -> dict[int, Vcpu]:
         """All vCPUs seen, by thread id."""
-        items = bpf.items(self._loaded.maps["vcpus"], 4, layout.VCPU.itemsize)
+        items = bpf.items(self._map, 4, layout.VCPU.itemsize)
         return {
             (tid := int.from_bytes(key, "little")): self._vcpu(tid, value) for key, value in items
         }

@@ -19,6 +19,7 @@ from hvtrace.stats.exits import Exit
 
 WIN = replace(vm("win", 1009), vmm="hvtrace-guest")
 QEMU = replace(vm("q", 1013), vmm="qemu")
+WORDS = ("features_edx",)
 CPUID = Cpuid(features_edx=1 << 4)
 OFFERED = Cpuid(features_edx=1 << 4 | 1 << 14)
 
@@ -30,13 +31,12 @@ class Host_:
         self.threads: list[list[tuple[int, int]]] = [[(1009, 11), (1009, 13)]]
         self.seen: list[list[Vcpu]] = [[]]
         self.attached: list[bool] = []
-        self.closed = False
         self.features = Features(
             "6.12",
             shape.raw(),
             Interface(exit_bytes=56),
             OFFERED,
-            Structures(exit_bytes=56),
+            Structures(exit_bytes=56, cpuid_words=WORDS),
             Path("/sys/kernel/debug/kvm"),
         )
         self.source = FakeSource(snapshot(), snapshot([row(WIN, 2, latencies_ns=[5] * 7)]))
@@ -68,8 +68,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host_:
             return {1009: WIN, 1013: QEMU}[tgid]
 
     class Vcpus:
-        def __init__(self, features: Features) -> None:
-            assert features.structures.problem is None
+        def __init__(self, loaded: str, words: tuple[str, ...]) -> None:
+            assert (loaded, words) == ("programs", WORDS)
 
         def seen(self) -> dict[int, Vcpu]:
             return {vcpu.tid: vcpu for vcpu in turn(fake.seen)}
@@ -80,12 +80,10 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host_:
         def rest(self) -> None:
             fake.attached.append(False)
 
-        def close(self) -> None:
-            fake.closed = True
-
     class Source:
         def __enter__(self):
             fake.source.host = fake.features  # type: ignore[attr-defined]
+            fake.source.loaded = "programs"  # type: ignore[attr-defined]
             return fake.source
 
         def __exit__(self, *_: object) -> None:
@@ -109,7 +107,6 @@ def test_vcpus_are_looked_at_until_all_were_seen(host: Host_) -> None:
     _, [guest] = host.observe(looks=4)
     assert host.attached[:3] == [True, True, False]
     assert not any(host.attached[3:])
-    assert host.closed
     assert (guest.vm, guest.vcpus, guest.hyperv, guest.enforced) == (WIN, 2, True, False)
     assert guest.cpuid == CPUID
     assert [call.completed for call in guest.calls] == [7]
@@ -126,7 +123,7 @@ def test_without_debugfs_all_the_time(host: Host_) -> None:
     host.features = replace(host.features, debugfs=None)
     host.seen = [[vcpu(11, 0)]]
     found, [guest] = host.observe(looks=3)
-    assert host.attached == [True] * 5 + [False]
+    assert host.attached == [True] * 5 + [False] * 2
     assert guest.vcpus == 1
     assert any("no debugfs" in note for note in found.notes)
 

@@ -21,7 +21,7 @@ def answer_of_child(folder: Path, bcc: str) -> dict[str, str]:
     """Run the child with a module of our own in the place of bcc."""
     (folder / "bcc").mkdir()
     (folder / "bcc" / "__init__.py").write_text(bcc)
-    job = {"source": "x.c", "headers": "h", "flags": [], "programs": [["p", "raw"]], "maps": ["m"]}
+    job = {"sources": [], "headers": "h", "flags": [], "programs": [["p", "raw"]], "maps": ["m"]}
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run(
@@ -65,7 +65,7 @@ def fake_child(monkeypatch, answers: dict[str, dict[str, str]]) -> list[str]:
 def message(monkeypatch, own: dict[str, str], system: dict[str, str]) -> str:
     fake_child(monkeypatch, {"/opt/venv/python": own, "/usr/bin/python3": system})
     with pytest.raises(HvtraceError) as caught:
-        loader.load(Path("x.c"), [], [], [])
+        loader.load([Path("x.c")], [], [], [])
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -80,7 +80,7 @@ def test_bcc_of_the_system_serves_an_environment_without(monkeypatch) -> None:
         },
     )
     with pytest.raises(HvtraceError, match="did not load: no permission"):
-        loader.load(Path("x.c"), [], [], [])
+        loader.load([Path("x.c")], [], [], [])
     assert asked == ["/opt/venv/python", "/usr/bin/python3"]
 
 

@@ -16,6 +16,9 @@ from hvtrace.stats.exits import Exit
 from hvtrace.stats.snapshot import Lost, Snapshot, Vm, delta, rollup
 
 LOOK_SECONDS = 0.25
+BURST_SECONDS, PAUSE_SECONDS = 5.0, 15.0
+"""How long new vCPUs are looked at; then the same again, now and then, for those that are
+parked or idle and have not entered their guest yet."""
 
 
 @dataclass
@@ -61,6 +64,7 @@ class _Observer:
         self._vms: dict[tuple[int, int, int | None], _Seen] = {}
         self._known: dict[int, _Seen] = {}  # by thread
         known = source.host.structures
+        self._look_until = 0.0  # monotonic seconds
         self._vcpus = None if known.problem else Vcpus(source.loaded, known.cpuid_words)
 
     def close(self) -> None:
@@ -86,8 +90,8 @@ class _Observer:
         return delta(before, after), (after.monotonic_ns - before.monotonic_ns) / 1e9
 
     def _look(self) -> None:
-        """Note new VMs and vCPUs; look on only as long as some are not known."""
-        debugfs = self._source.host.debugfs
+        """Note new VMs and vCPUs; look on for a burst where some are not known."""
+        before = len(self._known)
         for pid, tid in self._identities.threads():
             self._note(pid, tid)
         if self._vcpus is None:
@@ -95,8 +99,14 @@ class _Observer:
         for tid, vcpu in self._vcpus.seen().items():
             if seen := self._note(vcpu.pid, tid):
                 seen.vcpus[tid] = vcpu
-        # Without debugfs nobody says which vCPUs there are: look all the time.
-        if debugfs is None or any(seen.threads - seen.vcpus.keys() for seen in self._vms.values()):
+        # Without debugfs nobody says which vCPUs there are.
+        unseen = self._source.host.debugfs is None or any(
+            seen.threads - seen.vcpus.keys() for seen in self._vms.values()
+        )
+        now = time.monotonic()
+        if len(self._known) > before or now > self._look_until + PAUSE_SECONDS:
+            self._look_until = now + BURST_SECONDS
+        if unseen and now < self._look_until:
             self._vcpus.look()
         else:
             self._vcpus.rest()

@@ -119,7 +119,28 @@ def test_a_vcpu_that_turns_up_later_is_looked_at(host: Host_) -> None:
     assert host.attached[:4] == [False, False, True, False]
 
 
-def test_without_debugfs_all_the_time(host: Host_) -> None:
+def test_a_parked_vcpu_is_looked_at_in_bursts(host: Host_, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five seconds of twenty: it may never enter its guest. A look takes a second here."""
+    clock = iter(range(100, 1000))
+    now = [100.0]
+
+    def monotonic() -> float:
+        return now[0]
+
+    def wait(_: float) -> bool:
+        now[0] = next(clock)
+        return now[0] >= 142
+
+    monkeypatch.setattr(audit.time, "monotonic", monotonic)
+    host.seen = [[vcpu(11, 0)]]
+    audit.observe(None, 1e9, say=print, wait=wait)
+    on = [i for i, attached in enumerate(host.attached) if attached]
+    assert 5 <= len([i for i in on if i < 12]) <= 7
+    assert not [i for i in on if 8 <= i <= 20]
+    assert 5 <= len([i for i in on if 20 < i < 32]) <= 7
+
+
+def test_without_debugfs_in_bursts(host: Host_) -> None:
     host.features = replace(host.features, debugfs=None)
     host.seen = [[vcpu(11, 0)]]
     found, [guest] = host.observe(looks=3)

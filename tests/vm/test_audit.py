@@ -103,7 +103,7 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def seen() -> Iterator[Seen]:
+def seen() -> Seen:
     with ExitStack() as stack:
         sessions = {name: stack.enter_context(Session(mix_of(name))) for name in GUESTS}
         for session in sessions.values():
@@ -133,7 +133,7 @@ def seen() -> Iterator[Seen]:
         for name, qemu in qemus.items():
             for (code, *_), count in qemu.ledger().calls.items():
                 made[name][code] += count
-        yield Seen(json.loads(out), made)
+    return Seen(json.loads(out), made)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,10 @@ def audit(*options: str) -> Iterator[subprocess.Popen[str]]:
         while not entry_is_watched():
             assert running.poll() is None
             time.sleep(0.2)
-        yield running
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def entry_is_watched() -> bool:

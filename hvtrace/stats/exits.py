@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hvtrace.hyperv import codes
-
-if TYPE_CHECKING:
-    from hvtrace.stats.snapshot import Vm
+from hvtrace.stats.vm import Vm
 
 
 @dataclass(frozen=True, slots=True)

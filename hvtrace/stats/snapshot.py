@@ -15,6 +15,8 @@ from hvtrace.hyperv.interface import Interface
 from hvtrace.hyperv.xmm import VERDICTS as VERDICTS  # noqa: PLC0414 (re-exported)
 from hvtrace.stats.exits import Exit, difference
 from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS
+from hvtrace.stats.vm import EVERY_VM as EVERY_VM  # noqa: PLC0414 (re-exported)
+from hvtrace.stats.vm import Vm as Vm  # noqa: PLC0414
 
 HANDLERS = ("kernel", "vmm")
 NO_MIN = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -45,28 +47,6 @@ KEY = ("vm", "tid", "code", "fast", "handler")
 SUMS = ("sum_ns", "unfinished", "reps", "xmm_input", "xmm_output", "buckets")
 
 Array = NDArray[np.void]
-
-
-@dataclass(frozen=True, slots=True)
-class Vm:
-    """A VMM process, or one KVM VM of it where they can be told apart."""
-
-    pid: int
-    name: str
-    vmm: str  # "qemu", "cloud-hypervisor", ... or the process name
-    start_time: int = 0  # of the process, clock ticks since boot: with pid, its identity
-    fd: int | None = None  # the KVM VM's descriptor in the process (debugfs), where known
-    uuid: str | None = None
-    ended: bool = False
-
-    @property
-    def identity(self) -> tuple[int, int, int | None]:
-        """Equal for the same VM in two snapshots, whatever happened to its pid."""
-        return (self.pid, self.start_time, self.fd)
-
-
-EVERY_VM = Vm(pid=0, name="*", vmm="")
-"""Stands for all VMs in a roll-up that does not keep them apart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,36 @@ def test_metrics_add_up_to_what_was_made(views: Views) -> None:
     assert sum(counts) == sum(c["completed"] for c in made)
 
 
+def test_verdicts_are_those_of_the_guests_in_every_view(views: Views) -> None:
+    """Attempts and refusals; no use, for this KVM cannot, and nothing that was only claimed."""
+    made = Counter[str]()
+    for call in views.ledger["calls"]:
+        made.update(call["xmm_output"])
+    assert made["refused"] > 0 < made["impossible"]
+    assert {v for v in made if v.startswith("used") or v == "claimed"} == set()
+    counted, shown = Counter[str](), Counter[str]()
+    for call in views.stat["calls"]:
+        counted.update(call["xmm_output"])
+    for interval in views.top:
+        for call in interval["calls"]:
+            shown.update(call["xmm_output"])
+    families = {f.name: f for f in text_string_to_metric_families(views.metrics)}
+    metric = Counter[str]()
+    for sample in families["hvtrace_hypercall_xmm_output"].samples:
+        metric[sample.labels["verdict"]] += int(sample.value)
+    assert made == counted == shown == metric
+
+
+def test_metrics_say_what_this_kvm_can(views: Views) -> None:
+    families = {f.name: f for f in text_string_to_metric_families(views.metrics)}
+    [info] = (
+        families["hvtrace_kvm"].samples
+        if "hvtrace_kvm" in families
+        else families["hvtrace_kvm_info"].samples
+    )
+    assert info.labels == {"xmm_output": "none", "offered": "false", "exit_bytes": "56"}
+
+
 def test_losses_are_shown_alike(views: Views) -> None:
     orphans = sum(c["orphans"] for c in views.ledger["calls"])
     assert views.stat["lost"]["orphans"] == orphans > 0

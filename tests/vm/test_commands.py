@@ -132,11 +132,7 @@ def test_verdicts_are_those_of_the_guests_in_every_view(views: Views) -> None:
 
 def test_metrics_say_what_this_kvm_can(views: Views) -> None:
     families = {f.name: f for f in text_string_to_metric_families(views.metrics)}
-    [info] = (
-        families["hvtrace_kvm"].samples
-        if "hvtrace_kvm" in families
-        else families["hvtrace_kvm_info"].samples
-    )
+    [info] = families["hvtrace_kvm_info"].samples
     assert info.labels == {"xmm_output": "none", "offered": "false", "exit_bytes": "56"}
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.in_lab [--kernel trixie]... [FOLDER [-- PYTEST ARGUMENTS]]
 
-The kernels are Debian's current ones; for tests/xmm, the variants of tests/kvm, which
-are built first. Inside, pytest runs as root with this machine's
+The kernels are Debian's current ones (for tests/host, one of them); for tests/xmm, the
+variants of tests/kvm, which are built first. Inside, pytest runs as root with this machine's
 files; its lines are seen as they are printed, and its report (JUnit XML) is read here.
 An emulated VM keeps one CPU busy, so as many run at once as there are CPUs, up to three.
 A VM that does not come up, and a folder without a single test, are failures.
@@ -30,10 +30,11 @@ from hvtrace.lab.vm import Vm
 from tests.kvm import build
 from tests.outcomes import Lines, Outcome, read_report, summary
 
-FOLDERS = ("tests/vm", "tests/icount", "tests/xmm")
-# The one whose tests want a clock that counts instructions, and the one that is about
-# the patched KVM.
-ICOUNT, PATCHED = FOLDERS[1:]
+# The longest first.
+FOLDERS = ("tests/vm", "tests/xmm", "tests/host", "tests/icount")
+# The one that is about the patched KVM, the one that is about hvtrace more than about
+# the kernel, and the one whose tests want a clock that counts instructions.
+PATCHED, ONCE, ICOUNT = FOLDERS[1:]
 MOST_AT_ONCE = 3
 # An idle machine takes four minutes at most; one that takes this long is stuck.
 TIMEOUT_SECONDS = 1800.0
@@ -99,7 +100,7 @@ def jobs(
     pairs = [
         (name, each)
         for each in FOLDERS
-        for name in names or (*kernels.SUITES, *build.VARIANTS)
+        for name in names or _names(each)
         if folder in (None, each) and (name in build.VARIANTS) == (each == PATCHED)
     ]
     if not pairs:
@@ -112,6 +113,11 @@ def jobs(
         Job(found[name], name if name in build.VARIANTS else None, each, arguments)
         for name, each in pairs
     ]
+
+
+def _names(folder: str) -> tuple[str, ...]:
+    """Kernels that a folder's tests run under, where none was asked for."""
+    return (kernels.DEFAULT,) if folder == ONCE else (*kernels.SUITES, *build.VARIANTS)
 
 
 def run_all(wanted: Sequence[Job], progress: Progress) -> list[Outcome]:

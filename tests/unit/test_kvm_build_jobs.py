@@ -13,7 +13,7 @@ from hvtrace.lab.progress import Progress
 from tests import in_lab
 from tests.kvm import build
 
-VM, ICOUNT, XMM = in_lab.FOLDERS
+VM, XMM, HOST, ICOUNT = in_lab.FOLDERS
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +40,9 @@ def titles(*names: str, folder: str | None = None) -> list[str]:
 def test_by_default_everything_runs():
     assert titles() == [
         *(f"6.12.1-{suite} {VM}" for suite in ("bookworm", "trixie", "sid")),
-        *(f"6.12.1-{suite} {ICOUNT}" for suite in ("bookworm", "trixie", "sid")),
         *(f"{variant} {XMM}" for variant in ("forward", "grown", "new-type")),
+        f"6.12.1-trixie {HOST}",
+        *(f"6.12.1-{suite} {ICOUNT}" for suite in ("bookworm", "trixie", "sid")),
     ]
 
 
@@ -61,8 +62,16 @@ def test_a_variant_runs_its_own_tests_only():
     assert titles("grown") == [f"grown {XMM}"]
     assert titles("grown", "trixie") == [
         f"6.12.1-trixie {VM}",
-        f"6.12.1-trixie {ICOUNT}",
         f"grown {XMM}",
+        f"6.12.1-trixie {HOST}",
+        f"6.12.1-trixie {ICOUNT}",
+    ]
+
+
+def test_where_one_kernel_is_enough_any_can_be_asked_for():
+    assert titles("sid", "bookworm", folder=HOST) == [
+        f"6.12.1-sid {HOST}",
+        f"6.12.1-bookworm {HOST}",
     ]
 
 
@@ -98,5 +107,6 @@ def test_pytest_gets_its_arguments_and_the_tests_their_variant(monkeypatch, tmp_
     assert by_folder == {
         VM: (False, ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"]),
         ICOUNT: (True, ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"]),
+        HOST: (False, ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"]),
         XMM: (False, ["env", "HVTRACE_KVM=grown"]),
     }

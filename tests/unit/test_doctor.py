@@ -147,3 +147,12 @@ def test_kvm_without_hyperv(host: pytest.MonkeyPatch) -> None:
     assert result.return_value == 1
     assert "CONFIG_KVM_HYPERV" in result.stdout
     assert "BCC" in result.stdout  # looked at all the same
+
+
+@pytest.mark.usefixtures("host")
+def test_every_key_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
+    section = page[page.index("## `hvtrace doctor --json`") :]
+    found = json.loads(run("--json").stdout)
+    for key in (*found, *found["xmm_output"], *found["checks"][0]):
+        assert f"`{key}`" in section

@@ -10,7 +10,6 @@ from hvtrace.hyperv.cpuid import BY_NAME
 from hvtrace.stats.calls import Call
 
 _STOCK_EXIT_TYPES = 3  # KVM_EXIT_HYPERV_SYNIC, _HCALL, _SYNDBG
-_KNOWN_EXIT_TYPES = 4  # and the next free number, proposed for XMM output
 
 
 def claimed(case: Case) -> Iterator[Draft]:
@@ -53,9 +52,11 @@ def exit_not_handled(case: Case) -> Iterator[Draft]:
 
 
 def new_exit_type(case: Case) -> Iterator[Draft]:
-    """An exit type that hvtrace does not know."""
+    """An exit type that no released kernel has, and whose structure BTF does not show."""
     found = grouped(
-        (one.type, one.code, one.calls) for one in case.guest.exits if one.type > _KNOWN_EXIT_TYPES
+        (one.type, one.code, one.calls)
+        for one in case.guest.exits
+        if one.type > _STOCK_EXIT_TYPES and one.size_bytes is None
     )
     for exit_type, counts in found.items():
         yield Draft(

@@ -88,7 +88,7 @@ def refused(code: int, number: int = 7, handler: str = "kernel", status: str = "
 
 
 def exit_(code: int, kind: int = 2, calls: int = 11, untouched: int = 0) -> Exit:
-    return Exit(VM, code, True, kind, 136, calls, untouched)
+    return Exit(VM, code, True, kind, 136 if kind < 5 else None, calls, untouched)
 
 
 GOOD_CALLS = (call(0x02, 1009, fast=True), call(0x0B, 503, fast=True), call(0x5C, 7, handler="vmm"))

@@ -53,7 +53,7 @@ def _setup(host: Host, guest: Guest) -> Iterator[str]:
     """What CPUID shows and what else KVM offers, and what the command line says."""
     given = guest.given
     if given is None:
-        yield from _row("exposed", "not known")
+        yield from _row("exposed", "not known: no BTF, or no vCPU has entered its guest meanwhile")
     elif guest.hyperv is False:
         yield from _row("exposed", "nothing of Hyper-V")
     else:

@@ -47,9 +47,8 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> Views:
     url = re.search(r"http://\S+", exporter.stderr.readline())[0]  # type: ignore[index]
     first = top.stdout.readline()  # attached by now
     guest = [HVTRACE, "guest", "--mix", "everything", "--ledger", str(folder / "ledger.json")]
-    stat = subprocess.run(
-        [HVTRACE, "stat", "--json", "-o", str(folder / "stat.json"), "--", *guest], check=False
-    )
+    command = [HVTRACE, "stat", "--evidence", "--json", "-o", str(folder / "stat.json")]
+    stat = subprocess.run([*command, "--", *guest], check=False)
     time.sleep(1.5)  # two more intervals of top
     metrics = urllib.request.urlopen(
         f"{url.rstrip('/')}/metrics".replace("/metrics/metrics", "/metrics")
@@ -128,6 +127,19 @@ def test_verdicts_are_those_of_the_guests_in_every_view(views: Views) -> None:
     for sample in families["hvtrace_hypercall_xmm_output"].samples:
         metric[sample.labels["verdict"]] += int(sample.value)
     assert made == counted == shown == metric
+
+
+def test_every_forwarded_call_left_by_the_exit_that_this_kvm_has(views: Views) -> None:
+    made, seen = Counter[tuple[int, bool]](), Counter[tuple[int, bool]]()
+    for call in views.ledger["calls"]:
+        if call["handler"] == "vmm":
+            made[call["code"], call["fast"]] += call["calls"]
+    for one in views.stat["exits"]:
+        assert (one["type"], one["size_bytes"], one["untouched"]) == (2, 32, 0)
+        seen[one["code"], one["fast"]] += one["calls"]
+    assert seen == made
+    assert seen.total() > 0
+    assert views.stat["lost"]["no_exit"] == 0
 
 
 def test_metrics_say_what_this_kvm_can(views: Views) -> None:

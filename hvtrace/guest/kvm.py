@@ -47,10 +47,21 @@ class Kvm:
         except OSError as error:
             raise HvtraceError(f"cannot open {DEVICE}: {error.strerror}") from None
         if not self.has(abi.KVM_CAP_HYPERV):
+            self.close()
             raise HvtraceError(
                 "this kernel's KVM has no Hyper-V (CONFIG_KVM_HYPERV is off), so no guest can make"
                 ' a hypercall here; "hvtrace demo" boots a kernel that has it'
             )
+
+    def __enter__(self) -> Kvm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of KVM: as long as this is open, its module cannot be unloaded."""
+        os.close(self.fd)
 
     def has(self, capability: int) -> bool:
         """KVM_CHECK_EXTENSION."""

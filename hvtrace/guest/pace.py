@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event
 from time import monotonic
 
-TICK_SECONDS = 0.05
+TICK_SECONDS = 0.05  # longer where the rate is below a call a tick
 SWING_SECONDS = 23.0
 MAX_BUSY = 0.2  # share of a vCPU's time: an emulated machine has work besides its guests
 
@@ -23,13 +23,14 @@ def paced(
     gives the same draws for the same sequence of ticks.
     """
     rng = random.Random(seed)
+    tick = max(TICK_SECONDS, 1 / rate)
     phase = rng.uniform(0, 2 * math.pi)
     start = due = monotonic()
     while not stop.wait(max(0.0, due - monotonic())):
         now = monotonic()
         load = 1 + swing * math.sin(2 * math.pi * (now - start) / SWING_SECONDS + phase)
-        yield draw(shares, rate * load * TICK_SECONDS, rng)
-        due = max(due + TICK_SECONDS, now + (monotonic() - now) / MAX_BUSY)
+        yield draw(shares, rate * load * tick, rng)
+        due = max(due + tick, now + (monotonic() - now) / MAX_BUSY)
 
 
 def draw(shares: Sequence[int], calls: float, rng: random.Random) -> list[int]:

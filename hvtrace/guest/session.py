@@ -83,7 +83,8 @@ class Session:
     def __init__(self, orders: Orders) -> None:
         """Ask KVM what it can; nothing is started before `with`. Raises HvtraceError."""
         self.kernel = platform.release()
-        xmm_output = offers(Kvm().hyperv_cpuid(), "xmm-output")
+        with Kvm() as kvm:
+            xmm_output = offers(kvm.hyperv_cpuid(), "xmm-output")
         self.mix = orders.mix.on(version(self.kernel), xmm_output=xmm_output)
         self.orders = orders
         self.start = self.end = time.time()

@@ -87,7 +87,7 @@ class VcpuThread(threading.Thread):
         set_name(self.name)
         self.control.tid = threading.get_native_id()
         try:
-            self._until_stop()
+            self.until_stop()
             self.signals.ready.wait()
             self.signals.go.wait()
             for counts in self._work():
@@ -121,7 +121,7 @@ class VcpuThread(threading.Thread):
             chosen = [i for i in range(self.answered) if self.calls[i].enforce == enforce]
             if chosen:
                 self.vcpu.enable(abi.KVM_CAP_HYPERV_ENFORCE_CPUID, enforce)
-                self._slice(chosen[0], chosen[-1] + 1)
+                self.run_slice(chosen[0], chosen[-1] + 1)
 
     def _last(self) -> None:
         """The call that is never answered, where there is one: the last of the table."""
@@ -129,14 +129,15 @@ class VcpuThread(threading.Thread):
             self.vcpu.enable(abi.KVM_CAP_HYPERV_ENFORCE_CPUID, 0)
             self.calls[i].repeat = 1
             with contextlib.suppress(Pending):
-                self._slice(i, i + 1)
+                self.run_slice(i, i + 1)
 
-    def _slice(self, first: int, end: int) -> None:
+    def run_slice(self, first: int, end: int) -> None:
+        """Let the guest make the calls from number `first` up to `end`, as often as each says."""
         self.control.first = self.memory.descriptor_address(self.number, first)
         self.control.end = self.memory.descriptor_address(self.number, end)
-        self._until_stop()
+        self.until_stop()
 
-    def _until_stop(self) -> None:
+    def until_stop(self) -> None:
         """Run the guest until it asks for its next slice."""
         run = self.vcpu.run
         while True:

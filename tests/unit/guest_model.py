@@ -133,6 +133,12 @@ class ModelKvm:
 
     xmm_output = False
 
+    def __enter__(self) -> ModelKvm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def hyperv_cpuid(self) -> list[abi.CpuidEntry]:
         return [abi.CpuidEntry(function=0x40000003, edx=self.xmm_output << 15)]
 

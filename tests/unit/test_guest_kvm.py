@@ -69,6 +69,27 @@ def test_device_that_cannot_be_opened(
     assert str(raised.value) == message
 
 
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.usefixtures("kernel")
+def test_it_lets_go_of_the_device() -> None:
+    """Or kvm.ko could not be unloaded."""
+    before = open_descriptors()
+    with Kvm() as opened:
+        assert opened.has(abi.KVM_CAP_HYPERV)
+    assert open_descriptors() == before
+
+
+def test_it_lets_go_also_where_it_is_of_no_use(kernel: Kernel) -> None:
+    before = open_descriptors()
+    kernel.answers[abi.KVM_CHECK_EXTENSION] = 0
+    with pytest.raises(HvtraceError):
+        Kvm()
+    assert open_descriptors() == before
+
+
 def test_kvm_without_hyperv(kernel: Kernel) -> None:
     kernel.answers[abi.KVM_CHECK_EXTENSION] = lambda capability: capability != abi.KVM_CAP_HYPERV
     with pytest.raises(HvtraceError) as raised:

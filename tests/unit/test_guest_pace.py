@@ -61,6 +61,12 @@ def test_a_rate_is_kept(clock: Clock) -> None:
     assert sum(map(sum, ticks)) == pytest.approx(50 * 1000, rel=0.03)
 
 
+def test_a_slow_rate_does_not_wake_for_nothing(clock: Clock) -> None:
+    ticks = list(pace.paced([1], 0.5, 0.0, "seed", clock.stop(after=1000.0)))
+    assert len(ticks) == pytest.approx(500, abs=2)
+    assert sum(map(sum, ticks)) == pytest.approx(500, rel=0.03)
+
+
 def test_the_load_swings_around_the_rate(clock: Clock) -> None:
     ticks = list(pace.paced([1], 2000.0, 0.5, "seed", clock.stop(after=pace.SWING_SECONDS)))
     per_second = round(1 / pace.TICK_SECONDS)

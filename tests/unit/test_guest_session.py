@@ -220,11 +220,12 @@ def test_vms_end_with_their_parent() -> None:
     """Also where the parent is killed: then nobody says "end"."""
     script = (
         "import time\n"
+        "from contextlib import nullcontext\n"
         "from types import SimpleNamespace\n"
         "from hvtrace.guest import session\n"
         "from hvtrace.guest.mix import Call, Mix\n"
         f"session._COMMAND = {MODEL!r}\n"
-        "session.Kvm = lambda: SimpleNamespace(hyperv_cpuid=lambda: [])\n"
+        "session.Kvm = lambda: nullcontext(SimpleNamespace(hyperv_cpuid=lambda: []))\n"
         "with session.Session(session.Orders(Mix('test', (Call(2),)))) as running:\n"
         "    print(running.wait_ready()[0].pid, flush=True)\n"
         "    time.sleep(60)\n"

@@ -20,6 +20,7 @@ import pytest
 
 from hvtrace.guest import mixfile
 from hvtrace.guest.session import Orders, Session
+from hvtrace.kernel.audit import LOOK_SECONDS
 from tests.vm.qemu.run import Qemu
 from tests.vm.run import HVTRACE
 
@@ -67,7 +68,7 @@ GUESTS: dict[str, tuple[list[str], list[str], list[dict[str, Any]], dict[str, st
     ),
     "strange": ([], [], [FLUSH, IPI, NOBODY], {"not-implemented": None}),
 }
-ROUNDS = 61  # of each small VMM's vCPU
+RATE = 2.0  # calls a second of each small VMM's vCPU, until all were seen
 QEMU_ROUNDS = 7
 
 ALL = "host,hv-vpindex,hv-synic,hv-time,hv-tlbflush,hv-ipi,hv-xmm-input"
@@ -91,7 +92,7 @@ def mix_of(name: str) -> Orders:
     withheld, offered, calls, _ = GUESTS[name]
     guest = {"withhold": withheld, "offer": offered}
     mix = mixfile.parse(name, {"guest": guest, "call": calls})
-    return Orders(mix=mix, vcpus=2, rounds=ROUNDS, name=name)
+    return Orders(mix=mix, vcpus=2, rate=RATE, name=name)
 
 
 @dataclass
@@ -118,9 +119,10 @@ def seen() -> Seen:
             for name, qemu in qemus.items():
                 if name != "silent":
                     qemu.run(QEMU_ROUNDS)
+            while entry_is_watched():
+                time.sleep(0.5)
             for session in sessions.values():
-                session.wait_idle(None)
-            time.sleep(1.0)  # for one more look at the vCPUs
+                session.wait_idle(0.0)
             running.send_signal(signal.SIGINT)
             out, err = running.communicate()
         assert (running.returncode, err) == (0, "")
@@ -230,7 +232,7 @@ def test_calls_are_those_that_the_guest_made(seen: Seen, name: str) -> None:
 def test_rates_are_those_of_the_guests(seen: Seen) -> None:
     [finding] = guest_of(seen.report, "too-much")["findings"]
     made = seen.made["too-much"][0x50]
-    assert made == 2 * ROUNDS
+    assert made > 0
     assert finding["per_minute"] == pytest.approx(60 * made / seen.report["duration_s"], 0.001)
 
 
@@ -240,10 +242,10 @@ def test_a_guest_that_is_known_costs_nothing_more() -> None:
         session.wait_ready()
         with audit("--duration", "300") as running:
             session.go()
-            session.wait_idle(None)
-            deadline = time.monotonic() + 60
             while entry_is_watched():
-                assert time.monotonic() < deadline, "attached to the end"
+                time.sleep(0.2)
+            time.sleep(2 * LOOK_SECONDS)
+            assert not entry_is_watched()
             assert running.poll() is None
             running.send_signal(signal.SIGINT)
             [guest] = json.loads(running.communicate()[0])["guests"]

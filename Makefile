@@ -55,7 +55,7 @@ test-vm: setup-dev ## real hypercalls in VMs, on six kernels (KERNEL=... for one
 	$(BIN)/python -m tests.in_lab $(if $(KERNEL),--kernel $(KERNEL))
 
 bench: setup-dev ## what hvtrace costs on this machine (root)
-	$(AS_ROOT) $(BIN)/python -m benchmarks.native
+	$(AS_ROOT) $(BIN)/python -m benchmarks
 
 format: setup-dev ## let the formatters change the files
 	$(BIN)/ruff check --fix

@@ -1,7 +1,5 @@
 """What tracers add to one hypercall, in instructions: real hypercalls in the VM lab.
 
-    python -m benchmarks.instructions [KERNEL...]         (suites; trixie and sid by default)
-
 The VM's clock counts instructions there (QEMU's -icount), so the time between two entries
 of the guest is a number of instructions, the same on every machine. A round is one KVM_RUN
 with many calls in it; timer ticks and other tasks only ever add, so the least of many
@@ -15,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,36 +137,44 @@ def inside(out: Path) -> None:
     out.write_text(json.dumps(found), encoding="utf-8")
 
 
-def main(names: list[str]) -> None:
-    """Boot each kernel and measure in it; prints the tables."""
+def section(names: Sequence[str] = ("trixie", "sid")) -> str:
+    """Markdown of what is measured under each kernel, which is booted for it."""
     from hvtrace.lab import kernels
     from hvtrace.lab.front import Front
     from hvtrace.lab.progress import Progress
     from hvtrace.lab.vm import Vm
 
     progress = Progress(sys.stderr)
-    for name in names or ["trixie", "sid"]:
+    lines = [
+        "## Instructions added to a hypercall",
+        "",
+        "In the VM lab, where the clock counts instructions; how, is said in",
+        "`benchmarks/instructions.py`.",
+        "",
+    ]
+    for name in names:
         kernel = kernels.find(name, progress)
         with tempfile.TemporaryDirectory(prefix="hvtrace-bench-") as folder:
             out = Path(folder) / "found.json"
             machine = Vm(
                 kernel, Path(folder), Front(sys.stderr.buffer.write), progress, icount=True
             )
-            command = [sys.executable, "-m", "benchmarks.instructions", "--inside", str(out)]
+            command = [sys.executable, "-m", "benchmarks.instructions", str(out)]
             status = machine.run(
                 ["sh", "-c", f"modprobe kvm_amd && exec {' '.join(command)}"], 1800
             )
             if status:
                 sys.exit(f"the measurement in the VM ended with status {status}")
-            print(table(kernel.release, json.loads(out.read_text(encoding="utf-8"))))
+            lines += table(kernel.release, json.loads(out.read_text(encoding="utf-8")))
+    return "\n".join(lines)
 
 
-def table(release: str, found: dict[str, dict[str, float]]) -> str:
-    """Markdown: instructions of a call with nothing attached, and what each tracer adds."""
+def table(release: str, found: dict[str, dict[str, float]]) -> list[str]:
+    """Instructions of a call with nothing attached, and what each tracer adds."""
     bare = found["nothing"]
     lines = [
-        f"Linux {release}; with nothing attached, a call takes",
-        f"{', '.join(f'{count:.0f} ({call})' for call, count in bare.items())} instructions.",
+        f"Linux {release}. With nothing attached, a call takes "
+        f"{', '.join(f'{count:.0f} ({call})' for call, count in bare.items())}.",
         "",
         "| tracer | " + " | ".join(f"added, {call}" for call in bare) + " |",
         "| --- |" + " ---: |" * len(bare),
@@ -177,11 +183,8 @@ def table(release: str, found: dict[str, dict[str, float]]) -> str:
         if name != "nothing":
             added = (f"{count - bare[call]:.0f}" for call, count in calls.items())
             lines.append(f"| {name} | {' | '.join(added)} |")
-    return "\n".join([*lines, ""])
+    return [*lines, ""]
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--inside"]:
-        inside(Path(sys.argv[2]))
-    else:
-        main(sys.argv[1:])
+    inside(Path(sys.argv[1]))

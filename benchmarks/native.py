@@ -1,7 +1,5 @@
 """What hvtrace costs on this machine, beside what it could be compared with.
 
-    make bench            (as root; writes docs/benchmarks.md)
-
 Programs: the real ones, run through BPF_PROG_TEST_RUN, timed by the kernel's own
 BPF statistics. All variants take turns in each round, so that a machine that
 changes its speed changes it for all; the table has medians over the rounds.
@@ -14,7 +12,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +23,6 @@ from hvtrace.kernel.programs import load_counters
 
 ROUNDS, CALLS = 31, 4001
 PEERS = Path(__file__).with_name("peers.bpf.c")
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 @dataclass(frozen=True)
@@ -175,8 +171,8 @@ def verdict_lines(pairs: list[tuple[str, list[float]]]) -> list[str]:
     return [*lines, ""]
 
 
-def page() -> str:
-    """docs/benchmarks.md."""
+def section() -> str:
+    """Markdown of all that is measured on this machine."""
     programs = bench_programs()
     first, each, rss_mib = bench_start()
     floor, textbook = (statistics.median(rounds) for _, rounds in programs[:2])
@@ -186,11 +182,8 @@ def page() -> str:
         if line.startswith("model name")
     )
     lines = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench`; how it is measured is said in `benchmarks/native.py`.",
-        f"One run of {time.strftime('%Y-%m-%d')}: {model}, {os.cpu_count()} CPUs, "
-        f"Linux {platform.release()}, Python {platform.python_version()}.",
+        f"On this machine: {model}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
+        f"Python {platform.python_version()}; how, is said in `benchmarks/native.py`.",
         "",
         "## The BPF programs",
         "",
@@ -222,8 +215,3 @@ def page() -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE.read_text(encoding="utf-8"))

@@ -149,10 +149,10 @@ def audit(*options: str) -> Iterator[subprocess.Popen[str]]:
     command = [HVTRACE, "audit", "--json", *options]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as running:
-        while not entry_is_watched():
-            assert running.poll() is None
-            time.sleep(0.2)
         try:
+            while not entry_is_watched():
+                assert running.poll() is None
+                time.sleep(0.2)
             yield running
         finally:
             running.kill()
@@ -161,8 +161,9 @@ def audit(*options: str) -> Iterator[subprocess.Popen[str]]:
 def entry_is_watched() -> bool:
     """Whether anything is attached to KVM's kvm_entry, by bpftool."""
     command = ["bpftool", "link", "show", "--json"]
-    links = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    return any(link.get("tp_name") == "kvm_entry" for link in links)
+    while (done := subprocess.run(command, capture_output=True, check=False)).returncode:
+        pass  # a link was gone between its number and its name
+    return any(link.get("tp_name") == "kvm_entry" for link in json.loads(done.stdout))
 
 
 def guest_of(report: Report, name: str) -> Report:

@@ -49,7 +49,7 @@ def report() -> dict[str, Any]:
             while entry_is_watched():  # so long they go on, and so all are seen
                 time.sleep(0.5)
             for session in sessions:
-                session.wait_idle(0.0)
+                session.wait_idle(6.0)
                 session.close()  # what was never answered is over then
             time.sleep(1.0)
             running.send_signal(signal.SIGINT)

@@ -123,6 +123,8 @@ def seen() -> Seen:
                 time.sleep(0.5)
             for session in sessions.values():
                 session.wait_idle(0.0)
+                session.close()  # a call that ended in #UD is over with its thread
+            time.sleep(1.0)
             running.send_signal(signal.SIGINT)
             out, err = running.communicate()
         assert (running.returncode, err) == (0, "")

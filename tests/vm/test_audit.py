@@ -68,7 +68,7 @@ GUESTS: dict[str, tuple[list[str], list[str], list[dict[str, Any]], dict[str, st
     ),
     "strange": ([], [], [FLUSH, IPI, NOBODY], {"not-implemented": None}),
 }
-RATE = 2.0  # calls a second of each small VMM's vCPU, until all were seen
+RATE = 5.0  # calls a second of each small VMM's vCPU, until all were seen
 QEMU_ROUNDS = 7
 
 ALL = "host,hv-vpindex,hv-synic,hv-time,hv-tlbflush,hv-ipi,hv-xmm-input"
@@ -121,6 +121,7 @@ def seen() -> Seen:
                     qemu.run(QEMU_ROUNDS)
             while entry_is_watched():
                 time.sleep(0.5)
+            time.sleep(4.0)  # some of every call
             for session in sessions.values():
                 session.wait_idle(0.0)
                 session.close()  # a call that ended in #UD is over with its thread

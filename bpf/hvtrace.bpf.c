@@ -8,8 +8,8 @@
  *   kvm_hv_hypercall_done  the open call completes (none open: an orphan)
  *   sched_process_exit     the thread ends (one still open: unfinished)
  *
- * Compiled by BCC with bpf/headers in place of kernel headers. Sizes and the
- * shape of the tracepoints come as -D flags from hvtrace/kernel/shape.py:
+ * Compiled by BCC with bpf/headers in place of kernel headers. Sizes come as -D
+ * flags from hvtrace/kernel/programs.py, the tracepoints' from shape.py there:
  * HVT_MAX_THREADS, HVT_MAX_SLOTS, HVT_CACHE (a power of 2), and where a field of
  * an event is: HVT_CODE, HVT_FAST, HVT_VAR_CNT (absent before 5.18), HVT_REP_CNT,
  * HVT_RESULT, HVT_REASON, HVT_ERRNO. That is the number of an argument for raw

@@ -36,18 +36,8 @@ Examples:
 )
 @options.anyway
 @options.pid
-@click.option(
-    "--vm",
-    "vms",
-    multiple=True,
-    metavar="NAME",
-    help="Only VMs of this name (* and ? as in a shell); more than one may be given.",
-)
-@click.option(
-    "--evidence",
-    is_flag=True,
-    help="Look at the exit of each forwarded call, too: costs more, needs BTF.",
-)
+@options.vms
+@options.evidence
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     *,

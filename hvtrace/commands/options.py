@@ -43,6 +43,18 @@ code = click.option(
     callback=_code,
     help="Only this call: a number, or its name in the TLFS.",
 )
+vms = click.option(
+    "--vm",
+    "vms",
+    multiple=True,
+    metavar="NAME",
+    help="Show only VMs of this name (* and ? as in a shell); more than one may be given.",
+)
+evidence = click.option(
+    "--evidence",
+    is_flag=True,
+    help="Look at the exit of each forwarded call, too: costs more, needs BTF.",
+)
 pid = click.option(
     "-p",
     "--pid",

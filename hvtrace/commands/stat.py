@@ -18,8 +18,8 @@ from typing import TextIO
 import click
 import numpy as np
 
+from hvtrace.commands import options
 from hvtrace.commands.interrupts import Interrupts
-from hvtrace.commands.options import filters
 from hvtrace.errors import HvtraceError
 from hvtrace.stats import report, table
 from hvtrace.stats.snapshot import Snapshot, Source, delta, rollup, select
@@ -60,14 +60,8 @@ class Result:
     metavar="SECONDS",
     help="End after this time.",
 )
-@filters
-@click.option(
-    "--vm",
-    "vms",
-    multiple=True,
-    metavar="NAME",
-    help="Show only VMs of this name (* and ? as in a shell); more than one may be given.",
-)
+@options.filters
+@options.vms
 @click.option(
     "--by",
     type=click.Choice(["vm", "call"]),
@@ -75,11 +69,7 @@ class Result:
     show_default=True,
     help="A table of each VM, or one of all together.",
 )
-@click.option(
-    "--evidence",
-    is_flag=True,
-    help="Look at the exit of each forwarded call, too: costs more, needs BTF.",
-)
+@options.evidence
 @click.option("--json", "form", flag_value="json", help="Print one JSON object instead of tables.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV instead of tables.")
 @click.option(

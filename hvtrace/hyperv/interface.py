@@ -37,7 +37,7 @@ class Interface:
     """What the types, the symbols and the CPUID of a KVM say of it."""
 
     offered: bool = False  # CPUID 0x40000003 EDX bit 15 in KVM_GET_SUPPORTED_HV_CPUID
-    symbol: str | None = None  # a function of the proposed patches, in kallsyms
+    symbol: str | None = None  # a function of the proposed patches, by BTF or kallsyms
     exit_bytes: int | None = None  # size of struct kvm_hyperv_exit; None: no BTF
     parts: Mapping[str, Part] = field(default_factory=dict)  # by the member's name
 

@@ -143,7 +143,7 @@ class _Observer:
             notes.append(f"not seen: {what} ({host.structures.problem})")
         if host.debugfs is None:
             notes.append("no debugfs: VMs of one process are taken for one; vCPUs only if they ran")
-        if not host.kprobes:
+        if evidence and not host.kprobes:
             notes.append("no kprobes (CONFIG_KPROBES): evidence costs at every entry to a guest")
         return Host(host.release, host.interface.kind, host.offered, tuple(notes), duration_s)
 

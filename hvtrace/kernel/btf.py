@@ -40,11 +40,17 @@ class Member(NamedTuple):
 def _libbpf() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(ctypes.util.find_library("bpf") or "libbpf.so.1", use_errno=True)
+        _declare(library)
     except OSError:
         raise HvtraceError("libbpf is missing, which BCC comes with on Debian (libbpf1)") from None
+    except AttributeError as error:  # a function that came later: btf__type_cnt with 0.6
+        raise HvtraceError(f"this libbpf is too old, 0.6 is needed ({error})") from None
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32
-    library.btf__parse_split.restype = library.btf__parse.restype = pointer
-    library.btf__parse.argtypes = [text, pointer]
+    library.btf__parse_split.restype = pointer
     library.btf__parse_split.argtypes = [text, pointer]
     library.btf__free.argtypes = [pointer]
     library.btf__find_by_name_kind.argtypes = [pointer, text, number]
@@ -56,7 +62,6 @@ def _libbpf() -> ctypes.CDLL:
     library.btf__name_by_offset.argtypes = [pointer, number]
     library.btf__name_by_offset.restype = text
     library.libbpf_set_print(None)  # its warnings are not for our user
-    return library
 
 
 class Btf:

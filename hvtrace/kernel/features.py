@@ -6,7 +6,6 @@ kernel version: files, symbols and ioctls say what is there.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import platform
@@ -135,9 +134,15 @@ def _wait_for_kvm(events: Path, say: Callable[[str], None]) -> None:
 def check_module() -> None:
     """Raise HvtraceError unless KVM can be loaded here."""
     modules = Path("/lib/modules") / platform.release() / "modules.dep"
-    with contextlib.suppress(OSError):
-        if "/kvm/kvm.ko" in modules.read_text(encoding="utf-8", errors="replace"):
-            return
+    try:
+        text = modules.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise HvtraceError(
+            f"this kernel has no KVM now, and whether it can load one is not known"
+            f" ({modules}: {error.strerror}): modprobe kvm_intel or kvm_amd"
+        ) from None
+    if "/kvm/kvm.ko" in text:
+        return
     raise HvtraceError("this kernel has no KVM: it can run no guests, so there is no hypercall")
 
 

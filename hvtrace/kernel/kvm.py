@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from hvtrace.hyperv.cpuid import Cpuid
+from hvtrace.hyperv.cpuid import BY_NAME, WORDS, Cpuid
 from hvtrace.hyperv.interface import Interface
 from hvtrace.kernel.structures import XMM_FUNCTIONS, Structures
 
@@ -20,18 +20,7 @@ _KVM_CHECK_EXTENSION = 0xAE03
 _KVM_GET_SUPPORTED_HV_CPUID = 0xC008AEC1
 _KVM_CAP_HYPERV = 44
 
-# Leaf and register (0 to 3: EAX to EDX) of each word of Cpuid.
-_WORDS = {
-    "features_eax": (0x40000003, 0),
-    "features_ebx": (0x40000003, 1),
-    "features_edx": (0x40000003, 3),
-    "enlightenments_eax": (0x40000004, 0),
-    "enlightenments_ebx": (0x40000004, 1),
-    "syndbg_cap_eax": (0x40000082, 0),
-    "nested_eax": (0x4000000A, 0),
-    "nested_ebx": (0x4000000A, 1),
-}
-_XMM_OUTPUT = 1 << 15  # of features_edx: HV_X64_HYPERCALL_XMM_OUTPUT_AVAILABLE
+_REGISTERS = ("EAX", "EBX", "ECX", "EDX")  # as a struct kvm_cpuid_entry2 has them
 
 
 def has_hyperv() -> bool:
@@ -78,12 +67,12 @@ def offered_cpuid() -> Cpuid | None:
     found = struct.unpack_from("<I", request)[0]
     entries = [entry.unpack_from(request, 8 + i * entry.size) for i in range(found)]
     leaves = {function: registers for function, _, _, *registers in entries}
-    return Cpuid(
-        **{
-            name: leaves[leaf][register] if leaf in leaves else 0
-            for name, (leaf, register) in _WORDS.items()
-        }
-    )
+    words = {}
+    for name, where in WORDS.items():
+        leaf, register = where.split()
+        registers = leaves.get(int(leaf, 16), [0] * len(_REGISTERS))
+        words[name] = registers[_REGISTERS.index(register)]
+    return Cpuid(**words)
 
 
 def interface(structures: Structures, offered: Cpuid | None) -> Interface:
@@ -91,7 +80,7 @@ def interface(structures: Structures, offered: Cpuid | None) -> Interface:
     # BTF knows the functions, too; reading all symbols takes far longer.
     found = symbol(XMM_FUNCTIONS) if structures.problem else structures.xmm_function
     return Interface(
-        offered=bool(offered and (offered.features_edx or 0) & _XMM_OUTPUT),
+        offered=bool(BY_NAME["xmm-output"].exposed(offered)),
         symbol=found,
         exit_bytes=structures.exit_bytes,
         parts=structures.parts,

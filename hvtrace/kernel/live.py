@@ -235,7 +235,8 @@ class LiveSource:
             comm = bytes(thread["comm"]).decode(errors="replace")
             tgid, tid = int(thread["tgid"]), int(thread["tid"])
             self._vm_of[entry] = self._registry.index(tgid, tid, comm)
-            self._vm_by_thread[tgid, tid] = self._registry.vms[self._vm_of[entry]]
+            if "exits" in self.loaded.maps:
+                self._vm_by_thread[tgid, tid] = self._registry.vms[self._vm_of[entry]]
 
     def _expire(self) -> None:
         moved = self._registry.expire()

@@ -41,10 +41,12 @@ class Host_:
         )
         self.source = FakeSource(snapshot(), snapshot([row(WIN, 2, latencies_ns=[5] * 7)]))
 
-    def observe(self, looks: int, pid: int | None = None) -> tuple[Host, list[Guest]]:
+    def observe(
+        self, looks: int, pid: int | None = None, evidence: bool = True
+    ) -> tuple[Host, list[Guest]]:
         left = iter(range(looks))
         host, guests, _ = audit.observe(
-            pid, 60.0, say=print, wait=lambda _: next(left, None) is None, evidence=True
+            pid, 60.0, say=print, wait=lambda _: next(left, None) is None, evidence=evidence
         )
         return host, guests
 
@@ -162,6 +164,8 @@ def test_without_kprobes_a_note(host: Host_) -> None:
     host.features = replace(host.features, kprobes=False)
     found, _ = host.observe(looks=1)
     assert "no kprobes (CONFIG_KPROBES)" in found.notes[0]
+    found, _ = host.observe(looks=1, evidence=False)
+    assert found.notes == ()  # nothing asked for them
 
 
 def test_host_says_what_its_kvm_can(host: Host_) -> None:

@@ -144,6 +144,12 @@ def test_kernel_without_kvm(host: Path) -> None:
     assert "has no KVM" in message()
 
 
+def test_a_kernel_whose_modules_have_no_kvm(host: Path, monkeypatch) -> None:
+    remove(host / "tracing" / "events" / "kvm")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "kernel/fs/ext4/ext4.ko:\n")
+    assert message() == "this kernel has no KVM: it can run no guests, so there is no hypercall"
+
+
 def test_kvm_that_is_loaded_later_is_waited_for(host: Path, monkeypatch) -> None:
     kvm = host / "tracing" / "events" / "kvm"
     kvm.rename(host / "later")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hvtrace.errors import HvtraceError
 from hvtrace.hyperv.interface import Part
-from hvtrace.kernel import structures
+from hvtrace.kernel import btf, structures
 from hvtrace.kernel.btf import Btf
 
 # The members that are read, at places where no kernel has them; a bit field and nameless
@@ -98,13 +99,13 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_member_that_is_missing_is_named(tmp_path: Path) -> None:
     text = KVM.replace("struct cpuid cpuid_cache;", "struct cpuid cpuid_cache; int hyperv2;")
     compile_btf(tmp_path, text=text)
-    with Btf(tmp_path) as btf:
-        vcpu = btf.find("kvm_vcpu")
+    with Btf(tmp_path) as found:
+        vcpu = found.find("kvm_vcpu")
         assert vcpu is not None
-        assert btf.member(vcpu, "arch.nothing") is None
-        assert btf.member(vcpu, "vcpu_id.nothing") is None
-        assert btf.find("nothing") is None
-        assert not btf.has_function("nothing")
+        assert found.member(vcpu, "arch.nothing") is None
+        assert found.member(vcpu, "vcpu_id.nothing") is None
+        assert found.find("nothing") is None
+        assert not found.has_function("nothing")
 
 
 def test_a_kernel_without_hyperv_in_kvm(tmp_path: Path) -> None:
@@ -122,3 +123,33 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(HvtraceError, match="cannot read"):
         Btf(tmp_path)
     assert "cannot read" in str(structures.read(tmp_path).problem)
+
+
+@pytest.fixture
+def fresh_libbpf():
+    btf._libbpf.cache_clear()
+    yield
+    btf._libbpf.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_libbpf")
+def test_no_libbpf_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("libbpf.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(btf.ctypes, "CDLL", fail)
+    assert "libbpf is missing" in str(structures.read(tmp_path).problem)
+
+
+@pytest.mark.usefixtures("fresh_libbpf")
+def test_an_old_libbpf_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        def __getattr__(self, name: str) -> SimpleNamespace:
+            if name == "btf__type_cnt":
+                raise AttributeError(f"libbpf.so.0: undefined symbol: {name}")
+            return SimpleNamespace()
+
+    monkeypatch.setattr(btf.ctypes, "CDLL", lambda *_, **__: Old())
+    problem = str(structures.read(tmp_path).problem)
+    assert "too old" in problem
+    assert "btf__type_cnt" in problem

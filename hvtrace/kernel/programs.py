@@ -55,6 +55,7 @@ def load_counters(
     maps = [*MAPS]
     if evidence:
         programs += [BY_KPROBE, BY_ENTRY] if host.kprobes else [BY_ENTRY]
+        sources.append(bpf_folder() / "evidence.bpf.c")
         flags += _evidence_flags(host.interface)
         maps.append("exits")
     if vcpus:

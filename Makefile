@@ -5,9 +5,10 @@
 # To run hvtrace and its VM lab.
 PACKAGES := python3-venv python3-bpfcc qemu-system-x86 busybox-static kmod ca-certificates \
             debian-archive-keyring
-# To check and test it; pahole, patch and xz-utils build KVM with patches (tests/kvm).
-DEV_PACKAGES := binutils bpftool clang-format gcc libc6-dev pahole patch procps shellcheck tmux \
-                xz-utils
+# To check and test it; pahole, patch and xz-utils build KVM with patches (tests/kvm),
+# mmdebstrap and uidmap make roots of other suites (hvtrace/lab/roots.py).
+DEV_PACKAGES := binutils bpftool clang-format gcc libc6-dev mmdebstrap pahole patch procps \
+                shellcheck tmux uidmap xz-utils
 
 # Debian's own interpreter: BCC's binding is a package of the distribution, and the one
 # called "bcc" on PyPI is something else.

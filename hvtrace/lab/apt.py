@@ -6,16 +6,15 @@ neither read nor changed, and no privilege is needed.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hvtrace.errors import HvtraceError
+from hvtrace.lab import tools
 from hvtrace.lab.progress import Progress
 
 DEFAULT_URI = "http://deb.debian.org/debian"
@@ -26,6 +25,7 @@ KEYRINGS = (
 )
 # A codename or a class; "bookworm-pgdg" is somebody else's archive.
 _SUITE = re.compile(r"[a-z]+")
+_NETWORK = re.compile(r"Acquire::(http|https|ftp|socks|Check-|Retries|ForceIPv|Queue)")
 _SECURITY_SUITE = re.compile(r"[a-z]+-security")
 
 
@@ -121,16 +121,25 @@ def _lines(text: str) -> Iterator[dict[str, str]]:
 
 
 class PrivateApt:
-    """apt for one suite, in a folder of its own (created when missing)."""
+    """apt for one suite, in a folder of its own (created when missing).
+
+    Attributes:
+        suite, uri: which one, and where from.
+        sources: the same as the text of a file that apt reads (deb822).
+        network: the user's way there (proxies and the like), as lines of an apt.conf.
+    """
 
     def __init__(self, folder: Path, suite: str, source: Archive) -> None:
         self.suite = suite
         self.uri = source.uri
+        self.sources = _source_text(suite, source)
         self._folder = folder
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
-        (folder / "debian.sources").write_text(_source_text(suite, source))
+        (folder / "debian.sources").write_text(self.sources)
+        dump = self._run("apt-config", "dump", private=False)
+        self.network = [line for line in dump.splitlines() if _NETWORK.match(line)]
         (folder / "apt.conf").write_text(self._configuration())
 
     def update(self) -> None:
@@ -183,12 +192,6 @@ class PrivateApt:
         can therefore turn them off: their hooks, pins and extra indexes are for the
         machine, not for us.
         """
-        dump = self._run("apt-config", "dump", private=False)
-        network = [
-            line
-            for line in dump.splitlines()
-            if re.match(r"Acquire::(http|https|ftp|socks|Check-|Retries|ForceIPv|Queue)", line)
-        ]
         here = str(self._folder)
         own = {
             "Dir::Etc::main": "/dev/null",
@@ -205,7 +208,9 @@ class PrivateApt:
             # root would hand the download to _apt, who may not write here.
             "APT::Sandbox::User": "root",
         }
-        return "\n".join([*network, *(f'{name} "{value}";' for name, value in own.items()), ""])
+        return "\n".join(
+            [*self.network, *(f'{name} "{value}";' for name, value in own.items()), ""]
+        )
 
     def _run(
         self,
@@ -221,24 +226,14 @@ class PrivateApt:
                 f"{command[0]} is missing: the VM lab takes its kernels from Debian's archive;"
                 " install apt, or give an installed kernel with --kernel RELEASE"
             )
-        # apt's messages are searched for their reason, so they must be in English.
-        environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-        if private:
-            environment["APT_CONFIG"] = str(self._folder / "apt.conf")
-        with subprocess.Popen(
-            [program, *command[1:]],
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            output, complaint = _wait(process, tick)
-        if process.returncode:
+        variables = {"APT_CONFIG": str(self._folder / "apt.conf")} if private else {}
+        status, output, complaint = tools.run(
+            [program, *command[1:]], cwd=cwd, variables=variables, tick=tick
+        )
+        if status:
             raise HvtraceError(
                 f"{' '.join(command[:2])} failed for Debian {self.suite} at {self.uri}:"
-                f" {_first_error(complaint)}"
+                f" {first_error(complaint)}"
             )
         return output
 
@@ -259,19 +254,6 @@ def _source_text(suite: str, source: Archive) -> str:
     return "\n".join([*lines, ""])
 
 
-def _wait(process: subprocess.Popen[str], tick: Callable[[], None] | None) -> tuple[str, str]:
-    """A process's output and complaints, when it has ended; killed when we are interrupted."""
-    try:
-        while True:
-            try:
-                return process.communicate(timeout=0.5 if tick else None)
-            except subprocess.TimeoutExpired:
-                if tick:
-                    tick()
-    finally:
-        process.kill()
-
-
 def _size_bytes(folder: Path) -> int:
     """What the packages in a folder come to; apt moves them about meanwhile."""
     total = 0
@@ -281,7 +263,7 @@ def _size_bytes(folder: Path) -> int:
     return total
 
 
-def _first_error(text: str) -> str:
+def first_error(text: str) -> str:
     """The line of apt's complaint that says why ("E: ..."), or the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line[3:] for line in lines if line.startswith("E: ")]

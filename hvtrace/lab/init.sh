@@ -1,7 +1,7 @@
 #!/bin/sh
-# PID 1 of the lab's VM, first half: from the RAM disk to the host's files.
+# PID 1 of the lab's VM, first half: from the RAM disk to the host's files, or a root's.
 #
-# The root is the host's, read only over 9p, under an overlay in memory: programs
+# The root is the host's, or one of its folders, read only over 9p, under an overlay in memory: programs
 # see one writable file system and nothing of what they write reaches the host.
 # cache=loose is right for it (the lower files do not change while the VM lives)
 # and saves most of the trips to the host that Python's imports would make.
@@ -9,19 +9,22 @@
 export PATH=/bin
 /bin/busybox --install -s /bin
 
-share=   # the folder shared with the host, read-write
-folder=  # our own, below it
-modules= # of this kernel
+share=    # the folder shared with the host, read-write
+folder=   # our own, below it
+checkout= # where the host has it; empty where the root is the host's
 # shellcheck source=/dev/null
 . /config
 
 for module in /modules/*.ko; do insmod "$module"; done
 
 nine=trans=virtio,version=9p2000.L,msize=512000
-mount -t 9p -o ro,$nine,cache=loose root /lower
 mount -t tmpfs -o size=75% rw /rw
-mkdir /rw/upper /rw/work
-mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /newroot
+overlay() { # TAG FOLDER
+    mkdir -p "/lower/$1" "/rw/$1/upper" "/rw/$1/work" "$2"
+    mount -t 9p -o ro,$nine,cache=loose "$1" "/lower/$1"
+    mount -t overlay -o "lowerdir=/lower/$1,upperdir=/rw/$1/upper,workdir=/rw/$1/work" "$1" "$2"
+}
+overlay root /newroot
 
 cd /newroot || exit
 mount -t proc proc proc
@@ -40,10 +43,12 @@ for name in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do
 done
 
 # Under a tmpfs, so that no folder or dangling link of the host's stands in the way.
-mkdir -p lib/modules "./$share"
+mkdir -p lib/modules
 mount -t tmpfs modules lib/modules
 mkdir "lib/modules/$(uname -r)"
-mount --bind "./$modules" "lib/modules/$(uname -r)"
+mount -t 9p -o ro,$nine,cache=loose modules "lib/modules/$(uname -r)"
+[ -z "$checkout" ] || overlay checkout "./$checkout"
+mkdir -p "./$share"
 mount -t 9p -o rw,$nine share "./$share"
 ifconfig lo up
 hostname hvtrace-lab

@@ -185,7 +185,7 @@ def point(link: Path, target: str) -> None:
 
 @contextmanager
 def only_one(lock: Path, progress: Progress) -> Iterator[None]:
-    """Hold a lock file (in a folder created when missing): two runs download one kernel once.
+    """Hold a lock file (in a folder created when missing): two runs fetch a thing once.
 
     Raises:
         HvtraceError: the folder can not be written to.
@@ -202,6 +202,6 @@ def only_one(lock: Path, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.say("waiting for another hvtrace that is getting a kernel ready")
+            progress.say("waiting for another hvtrace that is filling the cache")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

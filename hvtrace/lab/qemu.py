@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvtrace.lab.kernels import Kernel
 from hvtrace.lab.tools import tool
 
 # TCG emulates SVM with nested paging well enough for kvm_amd. One thread for all
@@ -15,10 +15,9 @@ _MACHINE = (
     *("-nodefaults", "-no-user-config", "-machine", "q35", "-display", "none"),
     *("-accel", "tcg,thread=single", "-cpu", "max,+svm", "-m", "2G"),
 )
-_TWO_CPUS = ("-smp", "2")
 # The guest's clock is a count of its instructions, 1 ns each, and stands still for
 # nothing: latencies in there are instruction counts. It takes one CPU.
-_ICOUNT = ("-smp", "1", "-icount", "shift=0,sleep=off")
+_ICOUNT = ("-icount", "shift=0,sleep=off")
 # A panic must end QEMU: panic=-1 reboots at once, -no-reboot makes that an exit.
 _KERNEL = "console=ttyS0 loglevel=4 panic=-1"
 
@@ -28,6 +27,7 @@ class Wiring:
     """What joins a VM and the host.
 
     Attributes:
+        folders: what the VM sees of this machine, read-only, by mount tag.
         share: the folder both see, at the same path, read-write.
         console: a file for the kernel's console.
         initrd: the RAM disk.
@@ -35,6 +35,7 @@ class Wiring:
             the port that carries changes of the window's size.
     """
 
+    folders: Mapping[str, Path]
     share: Path
     console: Path
     initrd: Path
@@ -42,18 +43,19 @@ class Wiring:
     size: int
 
 
-def command(kernel: Kernel, wiring: Wiring, *, icount: bool) -> list[str]:
+def command(image: Path, wiring: Wiring, *, cpus: int, icount: bool) -> list[str]:
     """The command to run. The VM ends with the process that starts it, however that ends.
 
     Args:
-        kernel: what to boot.
+        image: the kernel to boot.
         wiring: what joins it with the host.
-        icount: one CPU whose clock counts instructions.
+        cpus: how many; one where ``icount`` makes its clock count instructions.
+        icount: whether it does.
     """
     return [
         *(tool("setpriv"), "--pdeathsig", "KILL", tool("qemu-system-x86_64")),
-        *(*_MACHINE, *(_ICOUNT if icount else _TWO_CPUS), "-no-reboot"),
-        *("-kernel", str(kernel.image), "-initrd", str(wiring.initrd), "-append", _KERNEL),
+        *(*_MACHINE, "-smp", str(cpus), *(_ICOUNT if icount else ()), "-no-reboot"),
+        *("-kernel", str(image), "-initrd", str(wiring.initrd), "-append", _KERNEL),
         *("-chardev", f"file,id=console,path={_option(wiring.console)}"),
         *("-serial", "chardev:console"),
         *("-device", "virtio-serial-pci"),
@@ -61,7 +63,7 @@ def command(kernel: Kernel, wiring: Wiring, *, icount: bool) -> list[str]:
         *("-device", "virtconsole,chardev=terminal"),
         *("-chardev", f"socket,id=size,fd={wiring.size}"),
         *("-device", "virtserialport,chardev=size,name=hvtrace.size"),
-        *_folder("root", Path("/"), ",readonly=on"),
+        *(word for tag in wiring.folders.items() for word in _folder(*tag, ",readonly=on")),
         *_folder("share", wiring.share, ""),
     ]
 

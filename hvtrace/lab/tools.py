@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hvtrace.errors import HvtraceError
@@ -16,21 +18,64 @@ PACKAGES = {
     "dpkg-deb": "dpkg",
     "setpriv": "util-linux",
 }
+# What only some of it needs: roots are made by it, as a user by means of uidmap.
+MORE_PACKAGES = {"mmdebstrap": "mmdebstrap uidmap"}
 
 # depmod stands in /sbin, which an ordinary user's PATH on Debian leaves out.
 SYSTEM_FOLDERS = ":/usr/sbin:/sbin"
 
 
 def tool(name: str) -> str:
-    """Where a program of `PACKAGES` is.
+    """Where a program of `PACKAGES` or `MORE_PACKAGES` is.
 
     Raises:
         HvtraceError: it is not installed.
     """
     path = _find(name)
     if path is None:
-        raise _missing([PACKAGES[name]])
+        raise _missing([{**PACKAGES, **MORE_PACKAGES}[name]])
     return path
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    stdin: str = "",
+    tick: Callable[[], None] | None = None,
+) -> tuple[int, str, str]:
+    """Run a program to its end: status, output, complaints. It is killed when we are interrupted.
+
+    Args:
+        command: the program and its arguments.
+        cwd: where to run it.
+        variables: for its environment, on top of ours; it speaks English in any case,
+            because its complaints are searched for their reason.
+        stdin: what it can read.
+        tick: called twice a second while it runs.
+    """
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(variables or {})},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        text: str | None = stdin
+        try:
+            while True:
+                try:
+                    output, complaint = process.communicate(text, timeout=0.5 if tick else None)
+                    return process.returncode, output, complaint
+                except subprocess.TimeoutExpired:
+                    text = None  # it is given once
+                    if tick:
+                        tick()
+        finally:
+            process.kill()
 
 
 def check() -> None:

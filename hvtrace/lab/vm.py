@@ -1,8 +1,8 @@
-"""Boot a kernel and run one command inside it, as root, with the host's files.
+"""Boot a kernel and run one command inside it, as root, with the host's files or a root's.
 
-The VM sees every file of the host under a throw-away overlay, and one folder of the
-host's read-write at its own path. What the command prints comes out as it is printed;
-its exit status comes back through that folder.
+The VM sees every file of the host under a throw-away overlay (or those of the root, and the
+checkout at its own path), and one folder of the host's read-write at its own path. What the
+command prints comes out as it is printed; its exit status comes back through that folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hvtrace.errors import HvtraceError
-from hvtrace.lab import initramfs, qemu
+from hvtrace.lab import initramfs, qemu, roots
 from hvtrace.lab.front import Front
 from hvtrace.lab.kernels import Kernel, cache_folder
 from hvtrace.lab.progress import Progress
@@ -48,8 +48,10 @@ class Vm:
             ``.lab`` is ours, with the kernel's console of the last boot in it.
         front: takes what the command prints.
         progress: hears of a boot that has to be repeated.
-        icount: one CPU whose clock counts instructions (1 ns each), instead of two
+        icount: one CPU whose clock counts instructions (1 ns each), instead of some
             whose clock is the host's.
+        root: a root of `roots.find`, instead of this machine's files.
+        cpus: how many the VM has.
     """
 
     kernel: Kernel
@@ -57,9 +59,13 @@ class Vm:
     front: Front
     progress: Progress
     icount: bool = False
+    root: Path | None = None
+    cpus: int = 2
 
     def run(self, command: Sequence[str], timeout_seconds: float | None = None) -> int:
         """Boot, run one command in this process's working directory, power off.
+
+        With a root: in the checkout, and `roots.PYTHON` finds hvtrace there.
 
         A VM that dies under the command is booted a second time, and no more.
 
@@ -97,13 +103,15 @@ class Vm:
         size, guest_size = socket.socketpair()
         with terminal, guest_terminal, size, guest_size:
             wiring = qemu.Wiring(
+                folders=self._folders,
                 share=self.share.absolute(),
                 console=self._folder / "console.log",
                 initrd=self._folder / "initrd",
                 terminal=guest_terminal.fileno(),
                 size=guest_size.fileno(),
             )
-            command_line = qemu.command(self.kernel, wiring, icount=self.icount)
+            cpus = 1 if self.icount else self.cpus
+            command_line = qemu.command(self.kernel.image, wiring, cpus=cpus, icount=self.icount)
             with _started(command_line, wiring, self._folder / "qemu.log"):
                 # Only QEMU holds the other ends now: when it ends, reading ours ends too.
                 guest_terminal.close()
@@ -113,6 +121,12 @@ class Vm:
                 finally:
                     self.front.release()
         return _status(self._folder)
+
+    @property
+    def _folders(self) -> dict[str, Path]:
+        """What the VM sees of this machine, by the names that init.sh mounts."""
+        folders = {"root": self.root or Path("/"), "modules": self.kernel.modules}
+        return folders if self.root is None else {**folders, "checkout": roots.CHECKOUT}
 
     def _keep_console(self) -> Path:
         """Copy the console to where it outlives a temporary share; its new place."""
@@ -127,8 +141,12 @@ class Vm:
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         # What a command prints shall be seen when it is printed, not when a buffer is full.
         variables = {**passed_on, "PYTHONUNBUFFERED": "1"}
+        folder = Path.cwd()
+        if self.root is not None:
+            folder = roots.CHECKOUT
+            variables["PYTHONPATH"] = str(folder)
         lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-        lines += [f"cd {shlex.quote(os.getcwd())}", f"exec {shlex.join(command)}", ""]
+        lines += [f"cd {shlex.quote(str(folder))}", f"exec {shlex.join(command)}", ""]
         (self._folder / "command").write_text("\n".join(lines))
         if window := self.front.window:
             (self._folder / "size").write_text(_size_line(window))
@@ -138,7 +156,7 @@ class Vm:
         config = {
             "share": self.share.absolute(),
             "folder": self._folder,
-            "modules": self.kernel.modules,
+            "checkout": self._folders.get("checkout", ""),
         }
         lines = [f"{name}={shlex.quote(str(value))}\n" for name, value in config.items()]
         with (self._folder / "initrd").open("wb") as out:

@@ -202,7 +202,7 @@ def test_two_runs_at_once_fetch_once(debian):
     first.join()
     assert kernel.release == NEW
     assert len(debian.downloads) == 1
-    assert said == "waiting for another hvtrace that is getting a kernel ready\n"
+    assert said == "waiting for another hvtrace that is filling the cache\n"
 
 
 def test_a_release_in_the_cache(debian):

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from hvtrace.lab import qemu
-from hvtrace.lab.kernels import Kernel
 
-KERNEL = Kernel("6.12", Path("/k/vmlinuz"), Path("/k/modules"))
-WIRING = qemu.Wiring(Path("/s/a,b"), Path("/s/console,log"), Path("/s/initrd"), 11, 13)
+FOLDERS = {"root": Path("/"), "modules": Path("/k/modules")}
+WIRING = qemu.Wiring(FOLDERS, Path("/s/a,b"), Path("/s/console,log"), Path("/s/initrd"), 11, 13)
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +22,8 @@ def pairs(command: list[str]) -> set[tuple[str, str]]:
     return set(itertools.pairwise(command))
 
 
-def command(icount: bool = False) -> list[str]:
-    return qemu.command(KERNEL, WIRING, icount=icount)
+def command(icount: bool = False, cpus: int = 3) -> list[str]:
+    return qemu.command(Path("/k/vmlinuz"), WIRING, cpus=cpus, icount=icount)
 
 
 def test_it_ends_with_us():
@@ -42,6 +41,7 @@ def test_the_hosts_files_are_read_only_and_the_share_is_not():
     common = "security_model=none,multidevs=remap"
     assert options == {
         f"local,id=root,path=/,{common},readonly=on",
+        f"local,id=modules,path=/k/modules,{common},readonly=on",
         f"local,id=share,path=/s/a,,b,{common}",
     }
 
@@ -51,10 +51,10 @@ def test_one_thread_emulates_svm():
     assert ("-cpu", "max,+svm") in pairs(command())
 
 
-@pytest.mark.parametrize(("icount", "cpus"), [(False, "2"), (True, "1")])
-def test_a_clock_that_counts_instructions_takes_one_cpu(icount, cpus):
-    assert ("-smp", cpus) in pairs(command(icount))
-    assert ("-icount" in command(icount)) == icount
+@pytest.mark.parametrize(("icount", "cpus"), [(False, 4), (True, 1)])
+def test_cpus_and_a_clock_that_counts_instructions(icount, cpus):
+    assert ("-smp", str(cpus)) in pairs(command(icount, cpus))
+    assert ("-icount" in command(icount, cpus)) == icount
 
 
 def test_wires():

@@ -59,3 +59,27 @@ def test_another_architecture(machine, monkeypatch):
 
 def test_this_machines_shell_is_dynamic():
     assert not tools._is_static(Path("/bin/sh"))
+
+
+def test_a_program_gets_its_input_and_gives_all_it_says(tmp_path):
+    ticks: list[int] = []
+    script = 'cat; echo "$LC_ALL $A $PWD" >&2; sleep 0.7; exit 3'
+    status, output, complaint = tools.run(
+        ["sh", "-c", script],
+        cwd=tmp_path,
+        variables={"A": "b"},
+        stdin="x" * 200_003,
+        tick=lambda: ticks.append(1),
+    )
+    assert (status, output) == (3, "x" * 200_003)
+    assert complaint == f"C.UTF-8 b {tmp_path}\n"
+    assert ticks
+
+
+def test_an_interrupted_program_is_killed(tmp_path):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tools.run(["sh", "-c", f"echo $$ >{tmp_path}/pid; exec sleep 600"], tick=interrupt)
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()

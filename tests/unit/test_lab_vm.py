@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -313,3 +314,29 @@ def test_the_inner_scripts_configuration_survives_a_shell(bench, tmp_path):
     _, config, _ = read((odd / ".lab/initrd").read_bytes())["config"]
     script = config.decode() + 'printf %s "$share"'
     assert subprocess.check_output(["sh", "-c", script], text=True) == str(odd)
+
+
+def test_with_a_root_the_command_is_in_the_checkout_and_finds_hvtrace(bench, tmp_path):
+    bench.does("""
+        for tag in ("root", "checkout", "modules"):
+            print(option(f"id={tag},path=([^,]+)"))
+        started(); end(0)
+    """)
+    machine = replace(bench.vm, root=tmp_path / "root", cpus=5)
+    machine.run(["sh", "-c", 'echo "$PWD:$PYTHONPATH"'])
+    script = (bench.share / ".lab/command").read_text()
+    checkout = Path(vm.__file__).parents[2]
+    assert subprocess.check_output(["sh", "-c", script], cwd="/", text=True) == (
+        f"{checkout}:{checkout}\n"
+    )
+    seen = (bench.share / ".lab/qemu.log").read_text().split()
+    assert seen == [str(tmp_path / "root"), str(checkout), str(bench.kernel.modules)]
+    _, config, _ = read((bench.share / ".lab/initrd").read_bytes())["config"]
+    assert f"checkout={checkout}\n" in config.decode()
+
+
+def test_without_one_there_is_no_checkout_to_mount(bench):
+    bench.does("started(); end(int('id=checkout' in arguments))")
+    assert bench.vm.run(["true"]) == 0
+    _, config, _ = read((bench.share / ".lab/initrd").read_bytes())["config"]
+    assert "checkout=''\n" in config.decode()

@@ -24,7 +24,7 @@ SHELL_FILES := .ci/run tests/get-promtool hvtrace/lab/init.sh hvtrace/lab/inside
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: help setup setup-dev demo test lint test-unit test-bpf test-vm bench format clean
+.PHONY: help setup setup-dev demo test lint test-unit test-bpf test-vm vm bench format clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -52,8 +52,11 @@ test-unit: setup-dev ## pure tests: no privilege, no kernel
 test-bpf: setup-dev ## the BPF programs, loaded and run on this kernel (root)
 	$(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/bpf
 
-test-vm: setup-dev ## real hypercalls in VMs, on six kernels (KERNEL=... for one)
-	$(BIN)/python -m tests.in_lab $(if $(KERNEL),--kernel $(KERNEL))
+test-vm: setup-dev ## real hypercalls in VMs: six kernels, three user spaces (KERNEL=..., ROOT=...)
+	$(BIN)/python -m tests.in_lab $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT))
+
+vm: setup-dev ## one of them: KERNEL=bookworm|trixie|sid ROOT=host|bookworm|trixie|sid
+	$(BIN)/python -m tests.in_lab --kernel $(or $(KERNEL),trixie) --root $(or $(ROOT),host) tests/vm
 
 bench: setup-dev ## what hvtrace costs on this machine (root)
 	$(AS_ROOT) $(BIN)/python -m benchmarks

@@ -1,10 +1,12 @@
 """Runs the tests that need real hypercalls: each folder in a fresh VM, under each kernel.
 
-    python -m tests.in_lab [--kernel trixie]... [FOLDER [-- PYTEST ARGUMENTS]]
+    python -m tests.in_lab [--kernel trixie]... [--root sid]... [FOLDER [-- PYTEST ARGUMENTS]]
 
 The kernels are Debian's current ones (for tests/host, one of them); for tests/xmm, the
 variants of tests/kvm, which are built first. Inside, pytest runs as root with this machine's
 files; its lines are seen as they are printed, and its report (JUnit XML) is read here.
+Those of tests/vm that meet every Python, BCC and LLVM (EVERYWHERE) run with the files of
+the other suites, too: each kernel with each of these roots is a cell of the matrix.
 An emulated VM keeps one CPU busy, so as many run at once as there are CPUs, up to three.
 A VM that does not come up, and a folder without a single test, are failures.
 """
@@ -12,6 +14,7 @@ A VM that does not come up, and a folder without a single test, are failures.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -24,7 +27,7 @@ from pathlib import Path
 import click
 
 from hvtrace.errors import HvtraceError
-from hvtrace.lab import kernels, tools
+from hvtrace.lab import kernels, roots, tools
 from hvtrace.lab.progress import Progress
 from hvtrace.lab.vm import Vm
 from tests.kvm import build
@@ -34,15 +37,21 @@ from tests.outcomes import Lines, Outcome, read_report, summary
 FOLDERS = ("tests/vm", "tests/xmm", "tests/host", "tests/icount")
 # The one that is about the patched KVM, the one that is about hvtrace more than about
 # the kernel, and the one whose tests want a clock that counts instructions.
-PATCHED, ONCE, ICOUNT = FOLDERS[1:]
+VM, PATCHED, ONCE, ICOUNT = FOLDERS
+# What of tests/vm is about the user space, too.
+EVERYWHERE = ("tests/vm/test_truth.py",)
+# A root of this name is this machine's own files.
+HOST = "host"
+# Every kernel meets one, two and four CPUs, and none is booted for that alone.
+CPUS = {HOST: 2, "bookworm": 2, "trixie": 1, "sid": 4}
 MOST_AT_ONCE = 3
 # An idle machine takes four minutes at most; one that takes this long is stuck.
 TIMEOUT_SECONDS = 1800.0
 
+# Plugins take seconds to import in an emulated machine, and none is used.
+_ENVIRONMENT = ("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1")
 _PYTEST = (
-    # Plugins take seconds to import in an emulated machine, and none is used.
-    *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", sys.executable, "-m", "pytest"),
-    *("-p", "no:cacheprovider", "-W", "ignore:Unknown config option", "-v"),
+    *("-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore:Unknown config option", "-v"),
     *("-o", "junit_family=xunit1", "--color", "yes" if sys.stdout.isatty() else "no"),
 )
 
@@ -53,16 +62,20 @@ class Job:
 
     Attributes:
         variant: which patched KVM the kernel has, if it has one.
+        suite, root: whose files the VM has, and where they are (None: this machine's).
     """
 
     kernel: kernels.Kernel
     variant: str | None
+    suite: str
+    root: Path | None
     folder: str
     arguments: Sequence[str]
 
     @property
     def title(self) -> str:
-        return f"{self.variant or self.kernel.release} {self.folder}"
+        suite = f" {self.suite}" if self.root else ""
+        return f"{self.variant or self.kernel.release}{suite} {self.folder}"
 
     def run(self, scratch: Path, progress: Progress) -> Outcome:
         """Boot, test, power off."""
@@ -71,53 +84,86 @@ class Job:
         report = share / "report.xml"
         # A pipe even where there is a terminal: Ctrl-C shall end all of it.
         name = self.variant or ".".join(self.kernel.release.split(".")[:2])
-        lines = Lines(f"{name:>4} | ", sys.stdout)
-        machine = Vm(self.kernel, share, lines, progress, icount=self.folder == ICOUNT)
+        lines = Lines(f"{name:>4}{f' {self.suite}' if self.root else ''} | ", sys.stdout)
+        machine = Vm(
+            *(self.kernel, share, lines, progress),
+            icount=self.folder == ICOUNT,
+            root=self.root,
+            cpus=CPUS[self.suite],
+        )
         # The tests' own word for what they run on: not for them to find out.
-        variant = ["env", f"HVTRACE_KVM={self.variant}"] if self.variant else []
-        pytest = [*_PYTEST, "--junit-xml", str(report), self.folder, *self.arguments]
+        variant = [f"HVTRACE_KVM={self.variant}"] if self.variant else []
+        python = roots.PYTHON if self.root else sys.executable
+        tests = EVERYWHERE if self.root else [self.folder]
+        pytest = [python, *_PYTEST, "--junit-xml", str(report), *tests, *self.arguments]
+        command = [*_ENVIRONMENT, *variant, *pytest]
         try:
-            outcome = read_report(report, machine.run([*variant, *pytest], TIMEOUT_SECONDS))
+            outcome = read_report(report, machine.run(command, TIMEOUT_SECONDS))
         except HvtraceError as error:
             outcome = Outcome(problem=str(error))
         return outcome.titled(self.title, time.monotonic() - begin)
 
 
 def jobs(
-    names: Sequence[str], folder: str | None, arguments: Sequence[str], progress: Progress
+    names: Sequence[str],
+    suites: Sequence[str],
+    folder: str | None,
+    arguments: Sequence[str],
+    progress: Progress,
 ) -> list[Job]:
-    """What to run, with every kernel fetched or built.
+    """What to run, with every kernel fetched or built, and every root made.
 
     Args:
         names: of kernels; empty for all suites and variants.
+        suites: whose files, `HOST` for this machine's; empty for all.
         folder: the only one, or None for all.
         arguments: for pytest.
         progress: hears about what takes time.
 
     Raises:
-        HvtraceError: a kernel can not be had, or none of them is for the folder.
+        HvtraceError: a kernel or a root can not be had, or nothing is for these.
     """
-    pairs = [
-        (name, each)
+    wanted = [
+        (name, suite, each)
         for each in FOLDERS
+        for suite in _suites(each, suites)
         for name in names or _names(each)
-        if folder in (None, each) and (name in build.VARIANTS) == (each == PATCHED)
+        if folder in (None, each)
+        and (not suites or suite in suites)
+        and (name in build.VARIANTS) == (each == PATCHED)
     ]
-    if not pairs:
-        raise HvtraceError(f"only {PATCHED} runs under {', '.join(build.VARIANTS)}, and only there")
+    if not wanted:
+        raise HvtraceError(
+            f"only {PATCHED} runs under {', '.join(build.VARIANTS)}, and only there;"
+            f" only {VM} runs with other files than this machine's"
+        )
     found = {}
-    for name in dict.fromkeys(name for name, _ in pairs):
+    for name in dict.fromkeys(name for name, *_ in wanted):
         is_patched = name in build.VARIANTS
         found[name] = (build.kernel if is_patched else kernels.find)(name, progress)
+    made: dict[str, Path | None] = {HOST: None}
+    for suite in dict.fromkeys(suite for _, suite, _ in wanted if suite != HOST):
+        made[suite] = roots.find(suite, progress)
     return [
-        Job(found[name], name if name in build.VARIANTS else None, each, arguments)
-        for name, each in pairs
+        Job(
+            *(found[name], name if name in build.VARIANTS else None, suite, made[suite]),
+            *(each, arguments),
+        )
+        for name, suite, each in wanted
     ]
 
 
 def _names(folder: str) -> tuple[str, ...]:
     """Kernels that a folder's tests run under, where none was asked for."""
     return (kernels.DEFAULT,) if folder == ONCE else (*kernels.SUITES, *build.VARIANTS)
+
+
+def _suites(folder: str, suites: Sequence[str]) -> tuple[str, ...]:
+    """Whose files a folder's tests run with, of those asked for; all but this machine's twice."""
+    if folder != VM:
+        return (HOST,)
+    own = platform.freedesktop_os_release().get("VERSION_CODENAME")
+    return (HOST, *(suite for suite in kernels.SUITES if suite in suites or suite != own))
 
 
 def run_all(wanted: Sequence[Job], progress: Progress) -> list[Outcome]:
@@ -138,15 +184,24 @@ def run_all(wanted: Sequence[Job], progress: Progress) -> list[Outcome]:
 
 @click.command()
 @click.option("--kernel", "names", multiple=True, help="Suite, release or variant; all by default.")
+@click.option(
+    "--root",
+    "suites",
+    multiple=True,
+    type=click.Choice(list(CPUS)),
+    help="Whose files; this machine's and those of all other suites by default.",
+)
 @click.argument("folder", required=False, type=click.Choice(FOLDERS))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def main(names: Sequence[str], folder: str | None, arguments: Sequence[str]) -> None:
+def main(
+    names: Sequence[str], suites: Sequence[str], folder: str | None, arguments: Sequence[str]
+) -> None:
     """Run FOLDER, or all that need a VM, each under its kernels; ARGUMENTS go to pytest."""
     os.chdir(Path(__file__).parents[1])
     progress = Progress(sys.stdout)
     try:
         tools.check()
-        wanted = jobs(names, folder, arguments, progress)
+        wanted = jobs(names, suites, folder, arguments, progress)
     except HvtraceError as error:
         raise click.ClickException(str(error)) from None
     begin = time.monotonic()

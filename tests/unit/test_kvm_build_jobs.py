@@ -1,14 +1,18 @@
-"""Which tests run under which kernel: suites, releases and patched variants."""
+"""Which tests run under which kernel (suites, releases, patched variants), with whose files."""
 
 from __future__ import annotations
 
 import io
+import platform
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from hvtrace.errors import HvtraceError
-from hvtrace.lab import kernels
+from hvtrace.lab import kernels, roots
 from hvtrace.lab.progress import Progress
 from tests import in_lab
 from tests.kvm import build
@@ -18,7 +22,7 @@ VM, XMM, HOST, ICOUNT = in_lab.FOLDERS
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch) -> list[str]:
-    """The kernels that were fetched or built, in order."""
+    """The kernels that were fetched or built and the roots that were made, in order."""
     names: list[str] = []
 
     def stand_in(kind: str):
@@ -29,27 +33,63 @@ def asked(monkeypatch) -> list[str]:
         return find
 
     monkeypatch.setattr(kernels, "find", stand_in("found"))
+
+    def make(suite: str, progress: Progress) -> Path:
+        names.append(f"made {suite}")
+        return Path("/roots") / suite
+
     monkeypatch.setattr(build, "kernel", stand_in("built"))
+    monkeypatch.setattr(roots, "find", make)
+    is_on("bookworm", monkeypatch)
     return names
 
 
-def titles(*names: str, folder: str | None = None) -> list[str]:
-    return [job.title for job in in_lab.jobs(names, folder, (), Progress(io.StringIO()))]
+def is_on(suite: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine is of that suite, or none of Debian's."""
+    release = {"VERSION_CODENAME": suite} if suite else {}
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
+
+
+def titles(*names: str, suites: Sequence[str] = (), folder: str | None = None) -> list[str]:
+    progress = Progress(io.StringIO())
+    return [job.title for job in in_lab.jobs(names, suites, folder, (), progress)]
 
 
 def test_by_default_everything_runs():
     assert titles() == [
         *(f"6.12.1-{suite} {VM}" for suite in ("bookworm", "trixie", "sid")),
+        *(f"6.12.1-{suite} trixie {VM}" for suite in ("bookworm", "trixie", "sid")),
+        *(f"6.12.1-{suite} sid {VM}" for suite in ("bookworm", "trixie", "sid")),
         *(f"{variant} {XMM}" for variant in ("forward", "grown", "new-type")),
         f"6.12.1-trixie {HOST}",
         *(f"6.12.1-{suite} {ICOUNT}" for suite in ("bookworm", "trixie", "sid")),
     ]
 
 
-def test_each_kernel_is_fetched_or_built_once(asked):
+def test_each_kernel_and_root_is_fetched_or_made_once(asked):
     titles()
     suites = [f"found {name}" for name in kernels.SUITES]
-    assert asked == [*suites, *(f"built {name}" for name in build.VARIANTS)]
+    variants = [f"built {name}" for name in build.VARIANTS]
+    assert asked == [*suites, *variants, "made trixie", "made sid"]
+
+
+@pytest.mark.parametrize("own", ["bookworm", "trixie", "noble", None])
+def test_the_matrix_has_every_suite_on_any_machine(own, monkeypatch):
+    is_on(own, monkeypatch)
+    found = {"host" if own in kernels.SUITES else "none"}
+    for title in titles("sid", folder=VM)[1:]:
+        found.add(title.split()[1])
+    assert found - {"host", "none"} == {*kernels.SUITES} - {own}
+
+
+def test_one_cell():
+    assert titles("sid", suites=["trixie"]) == [f"6.12.1-sid trixie {VM}"]
+    assert titles("sid", suites=["host"], folder=VM) == [f"6.12.1-sid {VM}"]
+
+
+def test_this_machines_own_suite_is_made_when_asked_for(asked):
+    assert titles("sid", suites=["bookworm"], folder=VM) == [f"6.12.1-sid bookworm {VM}"]
+    assert asked == ["found sid", "made bookworm"]
 
 
 def test_nothing_is_built_that_does_not_run(asked):
@@ -60,7 +100,7 @@ def test_nothing_is_built_that_does_not_run(asked):
 
 def test_a_variant_runs_its_own_tests_only():
     assert titles("grown") == [f"grown {XMM}"]
-    assert titles("grown", "trixie") == [
+    assert titles("grown", "trixie", suites=["host"]) == [
         f"6.12.1-trixie {VM}",
         f"grown {XMM}",
         f"6.12.1-trixie {HOST}",
@@ -76,7 +116,9 @@ def test_where_one_kernel_is_enough_any_can_be_asked_for():
 
 
 def test_a_release_or_a_folder_is_no_variant():
-    assert titles("/somewhere/grown", folder=VM) == [f"6.12.1-/somewhere/grown {VM}"]
+    assert titles("/somewhere/grown", suites=["host"], folder=VM) == [
+        f"6.12.1-/somewhere/grown {VM}"
+    ]
 
 
 @pytest.mark.parametrize(("name", "folder"), [("trixie", XMM), ("grown", VM), ("grown", ICOUNT)])
@@ -86,27 +128,64 @@ def test_tests_that_a_kernel_is_not_for(name, folder, asked):
     assert asked == []
 
 
-def test_pytest_gets_its_arguments_and_the_tests_their_variant(monkeypatch, tmp_path):
-    commands = []
+@pytest.mark.parametrize("folder", [XMM, HOST, ICOUNT])
+def test_tests_that_a_root_is_not_for(folder, asked):
+    with pytest.raises(HvtraceError, match="only tests/vm runs with other files"):
+        titles(suites=["sid"], folder=folder)
+    assert asked == []
 
-    class Vm:
-        def __init__(self, kernel, share, front, progress, icount):
-            self.icount = icount
 
-        def run(self, command, timeout_seconds):
-            commands.append((self.icount, command))
-            return 0
+class Vm:
+    """Notes what was to run, and where."""
 
+    ran: ClassVar[list[tuple[Vm, list[str]]]] = []
+
+    def __init__(self, kernel, share, front, progress, *, icount, root, cpus):
+        self.icount, self.root, self.cpus = icount, root, cpus
+
+    def run(self, command, timeout_seconds):
+        self.ran.append((self, command))
+        return 0
+
+
+@pytest.fixture
+def ran(monkeypatch, tmp_path):
+    """(VM, command) of each job for these kernels and roots."""
     monkeypatch.setattr(in_lab, "Vm", Vm)
-    progress = Progress(io.StringIO())
-    for job in in_lab.jobs(("grown", "sid"), None, ("-k", "one"), progress):
-        job.run(tmp_path, progress)
-    for _, command in commands:
+    monkeypatch.setattr(Vm, "ran", [])
+
+    def run(*names: str, suites: Sequence[str]) -> list[tuple[Vm, list[str]]]:
+        progress = Progress(io.StringIO())
+        for job in in_lab.jobs(names, suites, None, ("-k", "one"), progress):
+            job.run(tmp_path, progress)
+        return Vm.ran
+
+    return run
+
+
+def test_pytest_gets_its_arguments_and_the_tests_their_variant(ran):
+    by_folder = {}
+    for vm, command in ran("grown", "sid", suites=["host"]):
         assert command[-2:] == ["-k", "one"]
-    by_folder = {command[-3]: (icount, command[:2]) for icount, command in commands}
+        assert sys.executable in command[:4]
+        assert (vm.root, vm.cpus) == (None, 2)
+        by_folder[command[-3]] = (vm.icount, command[2])
     assert by_folder == {
-        VM: (False, ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"]),
-        ICOUNT: (True, ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"]),
-        HOST: (False, ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"]),
-        XMM: (False, ["env", "HVTRACE_KVM=grown"]),
+        VM: (False, sys.executable),
+        ICOUNT: (True, sys.executable),
+        HOST: (False, sys.executable),
+        XMM: (False, "HVTRACE_KVM=grown"),
     }
+
+
+def test_a_cell_runs_what_runs_everywhere_with_the_roots_own_python(ran):
+    [(vm, command)] = ran("bookworm", suites=["sid"])
+    assert (vm.root, vm.icount) == (Path("/roots/sid"), False)
+    assert command[2] == "/usr/bin/python3"
+    assert command[-2 - len(in_lab.EVERYWHERE) : -2] == [*in_lab.EVERYWHERE]
+    assert all(Path(in_lab.__file__).parents[1].joinpath(test).exists() for test in command[-3:-2])
+
+
+def test_every_kernel_meets_one_two_and_four_cpus(ran):
+    runs = ran("trixie", suites=["host", "trixie", "sid"])
+    assert {vm.cpus for vm, _ in runs} == {1, 2, 4}

@@ -58,7 +58,7 @@ test-vm: setup-dev ## real hypercalls in VMs: six kernels, three user spaces (KE
 vm: setup-dev ## one of them: KERNEL=bookworm|trixie|sid ROOT=host|bookworm|trixie|sid
 	$(BIN)/python -m tests.in_lab --kernel $(or $(KERNEL),trixie) --root $(or $(ROOT),host) tests/vm
 
-bench: setup-dev ## what hvtrace costs on this machine (root)
+bench: setup-dev ## what hvtrace costs, beside others; fails where a limit is passed (root)
 	$(AS_ROOT) $(BIN)/python -m benchmarks
 
 format: setup-dev ## let the formatters change the files

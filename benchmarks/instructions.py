@@ -9,45 +9,47 @@ rounds counts, less that of rounds without a call.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-from hvtrace.guest import mixfile
+from benchmarks.tracers import Tracer, tracers, versions
+from hvtrace.errors import HvtraceError
+from hvtrace.guest import memory, mixfile
 from hvtrace.guest.image import Amount, write
 from hvtrace.guest.kvm import Kvm
 from hvtrace.guest.machine import Machine
 from hvtrace.guest.vcpu import Signals, VcpuThread
-from hvtrace.kernel import bpf, features, loader, shape
-from hvtrace.kernel.live import LiveSource
-from hvtrace.kernel.loader import Program
-from hvtrace.kernel.programs import load_counters
-from hvtrace.kernel.shape import Shape
 
 ROUNDS, CALLS = 61, 64
-PEERS = Path(__file__).with_name("peers.bpf.c")
-TRACEFS = Path("/sys/kernel/tracing")
-EVENTS = ("kvm_hv_hypercall", "kvm_hv_hypercall_done")
+KERNELS = ("trixie", "sid")
+ROOT, PACKAGES = "sid", ("bpftrace", "linux-perf")
+"""The user space: peers as new as Debian has them."""
+TIMEOUT_SECONDS = 1800
 
 OUTPUT = {"code": 0x50, "fast": True, "reps": 4, "status": 2, "xmm_output": "refused"}
-CALLS_MADE = {
+HYPERCALLS: dict[str, dict[str, object]] = {
     "unknown code": {"code": 0x7777, "status": 2},
     "output refused": {**OUTPUT, "xmm_input": True},
 }
+CPUID = "CPUID, no hypercall"
+# push rbx; cpuid; pop rbx; ret
+CPUID_CODE = b"\x53\x0f\xa2\x5b\xc3"
 
 
 class Guest:
     """One vCPU that makes one call, as often as it is told."""
 
-    def __init__(self, call: dict[str, object]) -> None:
+    def __init__(self, call: dict[str, object], hypercall_page: bytes | None = None) -> None:
+        """`hypercall_page` replaces what KVM has put there."""
         mix = mixfile.parse("bench", {"guest": {"offer": ["xmm-output"]}, "call": [call]})
         machine = Machine(Kvm(), write(mix, 1, Amount()))
         self._thread = VcpuThread(machine, 0, Signals(1, print), print)
         self._thread.until_stop()
+        if hypercall_page:
+            machine.memory.write(memory.HYPERCALL_PAGE, hypercall_page)
+        self.made = 0
 
     def instructions(self) -> float:
         """Of one call, from its start to the start of the next."""
@@ -58,133 +60,96 @@ class Guest:
 
     def _round(self, calls: int) -> int:
         self._thread.calls[0].repeat = calls
+        self.made += calls
         begin = time.monotonic_ns()
         self._thread.run_slice(0, 1)
         return time.monotonic_ns() - begin
 
 
-@contextmanager
-def nothing() -> Iterator[None]:
-    """The call as it is."""
-    yield
+def measure(tracer: Tracer, guests: dict[str, Guest]) -> dict[str, float]:
+    """Instructions of a call of each guest with the tracer attached.
 
-
-@contextmanager
-def peers(kind: str) -> Iterator[None]:
-    """The floor, or the textbook."""
-    names = (f"{kind}_start", f"{kind}_done")
-    programs = [Program(name, "raw", event) for name, event in zip(names, EVENTS, strict=True)]
-    loaded = loader.load([PEERS], [], programs, ())
-    links = [bpf.attach_raw_tracepoint(loaded.programs[p.name], p.target) for p in programs]
-    yield
-    for link in links:
-        os.close(link)
-    loaded.close()
-
-
-@contextmanager
-def hvtrace(events: Shape, *more_flags: str, evidence: bool = False) -> Iterator[None]:
-    """hvtrace, on this kind of tracepoints."""
-    host = features.look(events)
-    source = LiveSource(load_counters(host, evidence=evidence, more_flags=more_flags), host)
-    source.attach()
-    if evidence:
-        source.attach_evidence(print)
-    source.set_filter(None, None)
-    yield
-    source.close()
-
-
-@contextmanager
-def tracefs() -> Iterator[None]:
-    """The kernel's own log of the two events, which nobody reads."""
-    folder = TRACEFS / "instances" / "bench"
-    folder.mkdir()
-    for event in EVENTS:
-        (folder / f"events/kvm/{event}/enable").write_text("1")
-    yield
-    for event in EVENTS:
-        (folder / f"events/kvm/{event}/enable").write_text("0")
-    folder.rmdir()
-
-
-def tracers() -> dict[str, Callable[[], object]]:
-    """By name, in the order of the table: contexts in which a tracer is attached."""
-    formats = features.read_formats(features.mounted_tracefs() / "events")
-    raw, record = shape.raw(), shape.record(formats)
-    chosen = shape.choose(os.uname().release, formats)
-    return {
-        "nothing": nothing,
-        "two clock reads (raw tracepoints): the floor": lambda: peers("floor"),
-        "hvtrace": lambda: hvtrace(chosen),
-        "hvtrace without verdicts": lambda: hvtrace(chosen, "-DHVT_NO_VERDICTS=1"),
-        "hvtrace --evidence": lambda: hvtrace(chosen, evidence=True),
-        "hvtrace, raw tracepoints": lambda: hvtrace(raw),
-        "hvtrace, normal tracepoints": lambda: hvtrace(record),
-        "textbook (raw tracepoints)": lambda: peers("textbook"),
-        "the kernel's own tracefs log": tracefs,
-    }
+    Raises HvtraceError where the tracer did not count every call, or one that it must not.
+    """
+    before = {name: guest.made for name, guest in guests.items()}
+    with tracer.attach() as counted:
+        found = {name: guest.instructions() for name, guest in guests.items()}
+    made = sum(guests[name].made - before[name] for name in HYPERCALLS) if tracer.counts else 0
+    if counted.calls != made:
+        raise HvtraceError(f"{tracer.name} counted {counted.calls} of {made} calls")
+    return found
 
 
 def inside(out: Path) -> None:
-    """In the VM: measure, and write {tracer: {call: instructions}}."""
-    guests = {name: Guest(call) for name, call in CALLS_MADE.items()}
-    found = {}
-    for name, tracer in tracers().items():
-        with tracer():  # type: ignore[attr-defined]
-            found[name] = {call: guest.instructions() for call, guest in guests.items()}
-        print(name, found[name], flush=True)
-    out.write_text(json.dumps(found), encoding="utf-8")
+    """In the VM: measure, and write what `figures` takes."""
+    guests = {name: Guest(call) for name, call in HYPERCALLS.items()}
+    guests[CPUID] = Guest(HYPERCALLS["unknown code"], CPUID_CODE)
+    found, peers = {}, []
+    for tracer in tracers():
+        print(f"{tracer.name}: ", end="", flush=True)
+        found[tracer.name] = measure(tracer, guests)
+        peers += [tracer.name] if tracer.is_peer else []
+        print(", ".join(f"{count:.1f}" for count in found[tracer.name].values()), flush=True)
+    text = json.dumps({"versions": versions(), "peers": peers, "instructions": found})
+    out.write_text(text, encoding="utf-8")
 
 
-def section(names: Sequence[str] = ("trixie", "sid")) -> str:
-    """Markdown of what is measured under each kernel, which is booted for it."""
-    from hvtrace.lab import kernels
+def figures(name: str, found: dict[str, dict[str, float]], peers: list[str]) -> dict[str, float]:
+    """Figures of part "vm NAME", from instructions of a call by tracer and call. Pure."""
+    bare = found["nothing"]
+    added = {
+        tracer: {call: count - bare[call] for call, count in calls.items()}
+        for tracer, calls in found.items()
+    }
+    result: dict[str, float] = {}
+    for tracer, calls in {**added, "nothing": bare}.items():
+        for call, count in calls.items():
+            result[f"vm {name}/{tracer}/{call}"] = count
+        if tracer != "nothing":
+            log = added["the kernel's own tracefs log"]
+            result[f"vm {name}/{tracer}/of tracefs"] = max(calls[c] / log[c] for c in HYPERCALLS)
+    result[f"vm {name}/hvtrace/of cheapest peer"] = max(
+        added["hvtrace"][call] / min(added[peer][call] for peer in peers) for call in HYPERCALLS
+    )
+    after = added["hvtrace, after all of these"]
+    result[f"vm {name}/options that are off/left on a call"] = max(
+        abs(after[call] - added["hvtrace"][call]) for call in HYPERCALLS
+    )
+    result[f"vm {name}/options that are off/on another exit"] = abs(added["hvtrace"][CPUID])
+    return result
+
+
+def run() -> tuple[dict[str, str], dict[str, float]]:
+    """What ran, and the figures, under each kernel, which is booted for it.
+
+    Raises HvtraceError where a VM, or a tracer in it, does not do what it is for.
+    """
+    from hvtrace.lab import kernels, roots
     from hvtrace.lab.front import Front
     from hvtrace.lab.progress import Progress
     from hvtrace.lab.vm import Vm
 
     progress = Progress(sys.stderr)
-    lines = [
-        "## Instructions added to a hypercall",
-        "",
-        "In the VM lab, where the clock counts instructions; how, is said in",
-        "`benchmarks/instructions.py`.",
-        "",
-    ]
-    for name in names:
+    root = roots.find(ROOT, progress, PACKAGES)
+    machine: dict[str, str] = {}
+    result: dict[str, float] = {}
+    for name in KERNELS:
         kernel = kernels.find(name, progress)
         with tempfile.TemporaryDirectory(prefix="hvtrace-bench-") as folder:
             out = Path(folder) / "found.json"
-            machine = Vm(
-                kernel, Path(folder), Front(sys.stderr.buffer.write), progress, icount=True
-            )
-            command = [sys.executable, "-m", "benchmarks.instructions", str(out)]
-            status = machine.run(
-                ["sh", "-c", f"modprobe kvm_amd && exec {' '.join(command)}"], 1800
-            )
-            if status:
-                sys.exit(f"the measurement in the VM ended with status {status}")
-            lines += table(kernel.release, json.loads(out.read_text(encoding="utf-8")))
-    return "\n".join(lines)
-
-
-def table(release: str, found: dict[str, dict[str, float]]) -> list[str]:
-    """Instructions of a call with nothing attached, and what each tracer adds."""
-    bare = found["nothing"]
-    lines = [
-        f"Linux {release}. With nothing attached, a call takes "
-        f"{', '.join(f'{count:.0f} ({call})' for call, count in bare.items())}.",
-        "",
-        "| tracer | " + " | ".join(f"added, {call}" for call in bare) + " |",
-        "| --- |" + " ---: |" * len(bare),
-    ]
-    for name, calls in found.items():
-        if name != "nothing":
-            added = (f"{count - bare[call]:.0f}" for call, count in calls.items())
-            lines.append(f"| {name} | {' | '.join(added)} |")
-    return [*lines, ""]
+            front = Front(sys.stderr.buffer.write)
+            vm = Vm(kernel, Path(folder), front, progress, icount=True, root=root)
+            command = f"modprobe kvm_amd && exec {roots.PYTHON} -m benchmarks.instructions {out}"
+            if status := vm.run(["sh", "-c", command], TIMEOUT_SECONDS):
+                raise HvtraceError(f"the measurement in the VM ended with status {status}")
+            found = json.loads(out.read_text(encoding="utf-8"))
+        machine |= {f"VM {name}, {what}": text for what, text in found["versions"].items()}
+        result |= figures(name, found["instructions"], found["peers"])
+    return machine, result
 
 
 if __name__ == "__main__":
-    inside(Path(sys.argv[1]))
+    try:
+        inside(Path(sys.argv[1]))
+    except HvtraceError as error:
+        sys.exit(f"hvtrace: {error}")

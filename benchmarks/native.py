@@ -1,16 +1,14 @@
-"""What hvtrace costs on this machine, beside what it could be compared with.
+"""What the programs cost on this machine, beside what they could be compared with.
 
-Programs: the real ones, run through BPF_PROG_TEST_RUN, timed by the kernel's own
+The real ones, run through BPF_PROG_TEST_RUN, timed by the kernel's own
 BPF statistics. All variants take turns in each round, so that a machine that
-changes its speed changes it for all; the table has medians over the rounds.
+changes its speed changes it for all; figures are medians over the rounds.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,19 +63,21 @@ def variants(ours: dict[str, int], without: dict[str, int], peers: dict[str, int
     """The floor first, the textbook second; `without` are our programs without verdicts."""
     memory = (2, 0, 0, 0, 0, 0x1000, 0)
     return [
-        _variant("floor: two clock reads", peers, ("floor_start", memory), ("floor_done", (0,))),
+        _variant(
+            "two clock reads: the floor", peers, ("floor_start", memory), ("floor_done", (0,))
+        ),
         _variant("textbook", peers, ("textbook_start", memory), ("textbook_done", (0,))),
         _variant("hvtrace: memory call, in kernel", ours, _hypercall(2, 0), _done(0)),
         _variant("hvtrace: XMM call, in kernel", ours, _hypercall(3, 1, 5), _done(5 << 32)),
         _variant("hvtrace: unknown code, status 2", ours, _hypercall(0x7777, 0), _done(2)),
         _variant(
-            "hvtrace: forwarded to the VMM (3 events)",
+            "hvtrace, forwarded to the VMM (3 events)",
             ours,
             _hypercall(0x5C, 0),
             ("kvm_userspace_exit", (27, 0)),
             _done(0),
         ),
-        # Last, and in pairs: see verdict_lines().
+        # Last, and in pairs: see figures().
         *(
             _variant(kind, programs, *events)
             for kind, events in VERDICT_CALLS.items()
@@ -95,7 +95,7 @@ def measure(variant: Variant) -> float:
     return sum((b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(before, after, strict=True))
 
 
-def bench_programs() -> list[tuple[str, list[float]]]:
+def run() -> list[tuple[str, list[float]]]:
     """(variant, ns per call in each round), in the order of `variants`."""
     names = ("floor_start", "floor_done", "textbook_start", "textbook_done")
     peers = loader.load([PEERS], [], [loader.Program(name, "raw", "") for name in names], ())
@@ -124,94 +124,25 @@ def bench_programs() -> list[tuple[str, list[float]]]:
     return rounds
 
 
-START = """
-import time
-started = time.perf_counter()
-from hvtrace.kernel.live import open_source
-with open_source(anyway=True, say=lambda text: None) as source:
-    source.snapshot()
-    first = time.perf_counter() - started
-    begin = time.perf_counter()
-    for _ in range(101):
-        source.snapshot()
-    each = (time.perf_counter() - begin) / 101
-    status = open("/proc/self/status").read()
-    rss = int(status.split("VmRSS:")[1].split()[0])
-    print(first, each, rss)
-"""
+def figures(rounds: list[tuple[str, list[float]]]) -> dict[str, float]:
+    """Figures from ns per call of each variant's rounds, in the order of `variants`. Pure.
 
-
-def bench_start() -> tuple[float, float, float]:
-    """Medians of: seconds to the first snapshot, seconds for one more, resident MiB."""
-    runs = []
-    for _ in range(5):
-        out = subprocess.run([sys.executable, "-c", START], check=True, capture_output=True)
-        runs.append([float(word) for word in out.stdout.split()])
-    first, each, rss_kib = (statistics.median(column) for column in zip(*runs, strict=True))
-    return first, each, rss_kib / 1024
-
-
-def verdict_lines(pairs: list[tuple[str, list[float]]]) -> list[str]:
-    """The table of what verdicts cost: the same call without and with them, round by round."""
-    lines = [
-        "### Verdicts on XMM output",
-        "",
-        "The same programs compiled without and with them, in the same run; the last column is the",
-        "median of the rounds' own ratios.",
-        "",
-        "| call | without, ns | with, ns | ratio |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for (name, without), (_, with_verdicts) in zip(pairs[::2], pairs[1::2], strict=True):
-        ratios = [b / a for a, b in zip(without, with_verdicts, strict=True)]
-        lines.append(
-            f"| {name} | {statistics.median(without):.0f} "
-            f"| {statistics.median(with_verdicts):.0f} | {statistics.median(ratios):.3f} |"
-        )
-    return [*lines, ""]
-
-
-def section() -> str:
-    """Markdown of all that is measured on this machine."""
-    programs = bench_programs()
-    first, each, rss_mib = bench_start()
-    floor, textbook = (statistics.median(rounds) for _, rounds in programs[:2])
-    model = next(
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    lines = [
-        f"On this machine: {model}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
-        f"Python {platform.python_version()}; how, is said in `benchmarks/native.py`.",
-        "",
-        "## The BPF programs",
-        "",
-        f"ns per hypercall, both programs together, medians of {ROUNDS} rounds of {CALLS} calls.",
-        "Ratios are the part that holds on another machine.",
-        "",
-        "| variant | ns | least - most | of the floor | of the textbook |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    pairs = 2 * len(VERDICT_CALLS)
-    for name, rounds in programs[:-pairs]:
-        ns = statistics.median(rounds)
-        lines.append(
-            f"| {name} | {ns:.0f} | {min(rounds):.0f} - {max(rounds):.0f} "
-            f"| {ns / floor:.2f} | {ns / textbook:.2f} |"
-        )
-    lines += [
-        "",
-        *verdict_lines(programs[-pairs:]),
-        "## The process",
-        "",
-        "Medians of 5 starts of a fresh interpreter.",
-        "",
-        "| what | measured |",
-        "| --- | ---: |",
-        f"| start to first snapshot (import, compile, load, attach) | {first:.2f} s |",
-        f"| one more snapshot, nothing in use | {each * 1e3:.2f} ms |",
-        f"| resident, after the loader has gone | {rss_mib:.1f} MiB |",
-        "",
-    ]
-    return "\n".join(lines)
+    What verdicts cost is the median of the rounds' own ratios: of the same call, by the
+    same programs compiled without and with them.
+    """
+    split = len(rounds) - 2 * len(VERDICT_CALLS)
+    floor, textbook = (statistics.median(times) for _, times in rounds[:2])
+    found: dict[str, float] = {}
+    for name, times in rounds[:split]:
+        ns = statistics.median(times)
+        measures = {"ns": ns, "least, ns": min(times), "most, ns": max(times)}
+        measures |= {"of floor": ns / floor, "of textbook": ns / textbook}
+        found |= {f"native/{name}/{measure}": value for measure, value in measures.items()}
+    for (name, without), (_, with_them) in zip(
+        rounds[split::2], rounds[split + 1 :: 2], strict=True
+    ):
+        ratios = [b / a for a, b in zip(without, with_them, strict=True)]
+        found[f"verdicts/{name}/without, ns"] = statistics.median(without)
+        found[f"verdicts/{name}/with, ns"] = statistics.median(with_them)
+        found[f"verdicts/{name}/ratio"] = statistics.median(ratios)
+    return found

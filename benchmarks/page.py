@@ -1,0 +1,199 @@
+"""docs/benchmarks.md from the figures of a run, and of the one before. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from string import Template
+
+from benchmarks.gates import Verdict, number
+from benchmarks.instructions import KERNELS
+from benchmarks.results import Change, Results, changes, other_machine, part
+from benchmarks.scale import SIZES
+
+Table = list[str]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A Markdown table whose first column is text; an empty line follows."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
+
+
+def gates(verdicts: Sequence[Verdict]) -> Table:
+    """Each gate, its worst figure, and whether it is met."""
+    return table(
+        ["gate", "at most", "measured", ""],
+        [
+            [v.gate.what, number(v.gate.most), number(v.worst), "met" if v.met else "**not met**"]
+            for v in verdicts
+        ],
+    )
+
+
+def measures(figures: dict[str, float], name: str, columns: Sequence[str]) -> Table:
+    """A part whose subjects are rows and whose measures are columns."""
+    return table(
+        [name, *columns],
+        [
+            [subject, *(number(found.get(column)) for column in columns)]
+            for subject, found in part(figures, name).items()
+        ],
+    )
+
+
+def subjects(figures: dict[str, float], name: str) -> Table:
+    """A part whose measures are rows and whose subjects are columns."""
+    found = part(figures, name)
+    rows = dict.fromkeys(measure for of_one in found.values() for measure in of_one)
+    return table(
+        [name, *found],
+        [
+            [row, *(number(one[row]) if row in one else "" for one in found.values())]
+            for row in rows
+        ],
+    )
+
+
+def added(figures: dict[str, float], kernel: str) -> Table:
+    """Instructions that each tracer adds under one kernel, and of what the tracefs log adds."""
+    tracers = part(figures, f"vm {kernel}")
+    bare = tracers.pop("nothing")
+    tracers.pop("options that are off")
+    made = ", ".join(f"{count:,.0f} ({call})" for call, count in bare.items())
+    rows = [
+        [name, *(f"{one[call]:,.0f}" for call in bare), f"{one['of tracefs']:.2f}"]
+        for name, one in tracers.items()
+    ]
+    head = ["instructions added to", *bare, "of tracefs"]
+    return [f"With nothing attached it takes {made}.", "", *table(head, rows)]
+
+
+def comparison(then: Results | None, now: Results) -> list[str]:
+    """What changed since the last run: what it ran on, and each figure that can be compared."""
+    if then is None:
+        return ["There is none to compare with.", ""]
+    other = other_machine(then, now)
+    machine = ["The same machine and versions.", ""]
+    if other:
+        machine = ["Not the same:", "", *(f"- {line}" for line in other), ""]
+    rows = [_change_row(change) for change in changes(then, now)]
+    return [
+        f"Now, beside the run of {then.date}.",
+        "",
+        *machine,
+        *table(["figure", "then", "now", "change"], rows),
+    ]
+
+
+def _change_row(change: Change) -> list[str]:
+    percent = "" if change.percent is None else f"{change.percent:+.1f} %"
+    name = change.name.replace("/", ": ", 2)
+    then, now = ("none" if v is None else number(v) for v in (change.then, change.now))
+    return [name, then, now, percent]
+
+
+def page(now: Results, then: Results | None, verdicts: Sequence[Verdict]) -> str:
+    """The whole page."""
+    figures = now.figures
+    blocks = {
+        "date": [now.date],
+        "gates": gates(verdicts),
+        "machine": [f"- {what}: {text}" for what, text in now.machine.items()],
+        "native": measures(
+            figures, "native", ["ns", "least, ns", "most, ns", "of floor", "of textbook"]
+        ),
+        "verdicts": measures(figures, "verdicts", ["without, ns", "with, ns", "ratio"]),
+        "process": subjects(figures, "process"),
+        "scale": subjects(figures, "scale"),
+        "comparison": comparison(then, now),
+        **{kernel: added(figures, kernel) for kernel in KERNELS},
+    }
+    text = {name: "\n".join(lines).rstrip("\n") for name, lines in blocks.items()}
+    return Template(_PAGE).substitute(text, slots=f"{SIZES[0].threads * SIZES[0].calls:,}")
+
+
+_PAGE = """\
+# Benchmarks
+
+Written by `make bench`, one run of $date; so is [benchmarks.json](benchmarks.json), with which
+the next run is compared (its schema: `benchmarks/results.py`). `make bench` ends with a status
+other than 0 where a gate is missed.
+
+## Gates
+
+$gates
+
+## What it ran on
+
+$machine
+
+## The BPF programs, on this machine
+
+ns per hypercall, all programs of it together. They are the real ones, run through
+BPF_PROG_TEST_RUN and timed by the kernel's own BPF statistics; all variants take turns in each
+round, to and fro, and figures are medians of the rounds. Ratios are the part that holds on
+another machine. The floor is two programs that only read the clock. The textbook
+(`benchmarks/peers.bpf.c`) inserts and deletes a start entry, and has one hash key for each
+process, code, kind and power of two.
+
+$native
+
+What verdicts on output in XMM registers cost: the same programs compiled without and with
+them; the ratio is the median of the rounds' own ratios.
+
+$verdicts
+
+## Instructions added to a hypercall
+
+Real hypercalls of a real guest on the real KVM, in the VM lab. The VM's clock counts
+instructions there (QEMU's `-icount`), so a figure is the same on every machine and however busy
+it is. A round is one KVM_RUN with 64 calls in it. Timer ticks and other processes, such as a
+peer's own, only ever add, so the least of 61 rounds counts, less the least of 61 rounds without
+a call. What a peer does later, outside of the call, is therefore not in here; hvtrace does
+nothing later. Each tracer's own count is compared with the guest's: one that missed a call ends
+the benchmark.
+
+The peers are of Debian sid, in its user space:
+
+- the kernel's own tracefs log of `kvm_hv_hypercall` and `kvm_hv_hypercall_done`, which nobody
+  reads;
+- the textbook way with BCC, as above, on raw tracepoints;
+- bpftrace with `benchmarks/peer.bt`: a histogram of latencies for each process, code and kind,
+  in the cheapest way of five that were tried;
+- `perf record -a` of the two events with its default buffer, into a file in memory.
+
+"CPUID, no hypercall" is another exit: what is added there is paid by guests that make no
+hypercalls.
+
+### Linux 6.12 (Debian trixie)
+
+$trixie
+
+### Debian sid
+
+$sid
+
+## The process
+
+The real commands. Start: from the start of the interpreter to that of the command that `hvtrace
+stat` runs after its first snapshot, median of 5. Memory: after several seconds in which `stat` took
+four snapshots a second and `exporter` was scraped seven times; then the same again, with calls
+of 1,000 threads x 16 counted by their programs. Kernel memory is what the kernel accounts for
+programs and maps (`bytes_memlock` in bpftool); what of it a process has mapped and touched is
+in "file", too. Where no map is there for every CPU, it is the same however many there are.
+
+$process
+
+## Scale
+
+As many real threads, each of which runs the real programs. Snapshots are medians of 31, or of
+7 after every thread has made every call once more. Then the room that is left is filled, and
+more: each call must be counted, or counted as lost for want of a slot or of a thread's entry,
+to the last one; else the benchmark ends with an error.
+
+$scale
+
+## Since the last run
+
+$comparison
+"""

@@ -19,7 +19,7 @@ from hvtrace.kernel.features import Features
 from hvtrace.kernel.live import LiveSource
 from hvtrace.kernel.programs import load_counters
 
-ROUNDS, CALLS = 31, 4001
+ROUNDS, CALLS = 31, 2003
 PEERS = Path(__file__).with_name("peers.bpf.c")
 
 

@@ -54,9 +54,10 @@ def subjects(figures: dict[str, float], name: str) -> Table:
     )
 
 
-def added(figures: dict[str, float], kernel: str) -> Table:
+def added(run: Results, kernel: str) -> Table:
     """Instructions that each tracer adds under one kernel, and of what the tracefs log adds."""
-    tracers = part(figures, f"vm {kernel}")
+    release = run.machine.get(f"VM {kernel}, kernel", "of an unknown release")
+    tracers = part(run.figures, f"vm {kernel}")
     bare = tracers.pop("nothing")
     tracers.pop("options that are off")
     made = ", ".join(f"{count:,.0f} ({call})" for call, count in bare.items())
@@ -65,7 +66,13 @@ def added(figures: dict[str, float], kernel: str) -> Table:
         for name, one in tracers.items()
     ]
     head = ["instructions added to", *bare, "of tracefs"]
-    return [f"With nothing attached it takes {made}.", "", *table(head, rows)]
+    return [
+        f"### Linux {release} (Debian {kernel})",
+        "",
+        f"With nothing attached it takes {made}.",
+        "",
+        *table(head, rows),
+    ]
 
 
 def comparison(then: Results | None, now: Results) -> list[str]:
@@ -106,7 +113,7 @@ def page(now: Results, then: Results | None, verdicts: Sequence[Verdict]) -> str
         "process": subjects(figures, "process"),
         "scale": subjects(figures, "scale"),
         "comparison": comparison(then, now),
-        **{kernel: added(figures, kernel) for kernel in KERNELS},
+        **{kernel: added(now, kernel) for kernel in KERNELS},
     }
     text = {name: "\n".join(lines).rstrip("\n") for name, lines in blocks.items()}
     return Template(_PAGE).substitute(text, slots=f"{SIZES[0].threads * SIZES[0].calls:,}")
@@ -165,11 +172,7 @@ The peers are of Debian sid, in its user space:
 "CPUID, no hypercall" is another exit: what is added there is paid by guests that make no
 hypercalls.
 
-### Linux 6.12 (Debian trixie)
-
 $trixie
-
-### Debian sid
 
 $sid
 

@@ -115,7 +115,7 @@ def measure_size(size: Size) -> dict[str, float]:
         found["slots used"] = size.threads * size.calls
         found |= _snapshots(source, guests, size)
         found |= memory.kernel(os.getpid())
-        _beyond(source, guests, size, loaded.programs)
+        found |= _beyond(source, guests, size, loaded.programs)
         guests.close()
     return found
 
@@ -150,7 +150,9 @@ def _median(measure: Callable[[], float], times: int) -> float:
     return statistics.median(measure() for _ in range(times))
 
 
-def _beyond(source: LiveSource, guests: Guests, size: Size, programs: dict[str, int]) -> None:
+def _beyond(
+    source: LiveSource, guests: Guests, size: Size, programs: dict[str, int]
+) -> dict[str, float]:
     """Fill up the room that is left, and more: a call is counted, or counted as lost."""
     free_slots = size.room_slots - size.threads * size.calls
     free_entries = size.room_threads - size.threads
@@ -164,6 +166,10 @@ def _beyond(source: LiveSource, guests: Guests, size: Size, programs: dict[str, 
     _expect("calls without a slot", snapshot.lost.no_slot, no_slot)
     _expect("calls without an entry", snapshot.lost.no_thread, MORE_THREADS * MORE_CALLS)
     _expect("completions without an entry", snapshot.lost.orphans, MORE_THREADS * MORE_CALLS)
+    return {
+        "beyond the room: calls lost for want of a slot": no_slot,
+        "beyond the room: calls lost for want of a thread's entry": MORE_THREADS * MORE_CALLS,
+    }
 
 
 def _expect(what: str, found: int, wanted: int) -> None:

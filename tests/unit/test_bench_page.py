@@ -53,7 +53,10 @@ def test_the_programs_in_ns_and_as_ratios() -> None:
 
 
 def test_instructions_under_each_kernel() -> None:
-    lines = text().splitlines()
+    now = run()
+    now.machine["VM sid, kernel"] = "7.2.13+deb14-amd64"
+    lines = page.page(now, None, []).splitlines()
+    assert "### Linux 7.2.13+deb14-amd64 (Debian sid)" in lines
     bare = (
         "With nothing attached it takes 3,000 (unknown code), 3,000 (output refused),"
         " 3,000 (CPUID, no hypercall)."

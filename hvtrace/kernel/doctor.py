@@ -15,8 +15,6 @@ from hvtrace.kernel.features import Features
 from hvtrace.kernel.programs import load_counters
 from hvtrace.kernel.shape import choose
 
-MODULE = Path("/sys/module/kvm")
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -77,7 +75,7 @@ def _done(check: Callable[[], None], text: str) -> Callable[[], str]:
 
 
 def _kvm() -> str:
-    if not (MODULE.is_dir() or kvm.DEVICE.exists()):
+    if not kvm.is_loaded():
         features.check_module()
         raise HvtraceError("not loaded yet: modprobe kvm_intel or kvm_amd (hvtrace waits for it)")
     if not kvm.has_hyperv():

@@ -121,12 +121,13 @@ def mounted_tracefs() -> Path:
 
 
 def _wait_for_kvm(events: Path, say: Callable[[str], None]) -> None:
-    kvm = events / "kvm"
-    if kvm.is_dir():
+    folder = events / "kvm"
+    if folder.is_dir() and kvm.is_loaded():
         return
-    check_module()
+    if not folder.is_dir():
+        check_module()
     say("waiting for KVM to be loaded (modprobe kvm_intel or kvm_amd; Ctrl-C ends)")
-    while not kvm.is_dir():
+    while not (folder.is_dir() and kvm.is_loaded()):
         time.sleep(0.2)
     say("KVM is loaded")
 
@@ -149,7 +150,6 @@ def check_module() -> None:
 def read_formats(events: Path) -> dict[str, str]:
     """The format files by event; refuses kernels without the `done` event."""
     files = {event: events / "kvm" / event / "format" for event in EVENTS}
-    files["sched_process_exit"] = events / "sched" / "sched_process_exit" / "format"
     try:
         return {event: file.read_text(encoding="ascii") for event, file in files.items()}
     except FileNotFoundError:
@@ -159,6 +159,12 @@ def read_formats(events: Path) -> dict[str, str]:
         ) from None
     except OSError as error:
         raise HvtraceError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def event_id(event: str) -> int:
+    """The number that a normal tracepoint has now. Raises OSError where there is none."""
+    group = "kvm" if event in EVENTS else "sched"
+    return int((mounted_tracefs() / "events" / group / event / "id").read_text(encoding="ascii"))
 
 
 def _kvm_debugfs() -> Path | None:

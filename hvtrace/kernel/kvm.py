@@ -13,6 +13,10 @@ from hvtrace.hyperv.interface import Interface
 from hvtrace.kernel.structures import XMM_FUNCTIONS, Structures
 
 DEVICE = Path("/dev/kvm")
+# The same where /dev is someone else's. It comes with the module of the vendor: kvm.ko
+# alone runs no VM.
+CLASS = Path("/sys/class/misc/kvm")
+COMPLETED = Path("/sys/kernel/debug/kvm/hypercalls")
 KALLSYMS = Path("/proc/kallsyms")
 
 # include/uapi/linux/kvm.h
@@ -23,12 +27,24 @@ _KVM_CAP_HYPERV = 44
 _REGISTERS = ("EAX", "EBX", "ECX", "EDX")  # as a struct kvm_cpuid_entry2 has them
 
 
+def is_loaded() -> bool:
+    """Whether VMs can be made now."""
+    return CLASS.exists()
+
+
+def completed_calls() -> int:
+    """KVM's own count of hypercalls, of the VMs that live; 0 where it cannot be read."""
+    try:
+        return int(COMPLETED.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
 def has_hyperv() -> bool:
     """Whether KVM here completes Hyper-V hypercalls at all."""
     try:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        # kvm.ko is there, its vendor module not yet
+    except OSError:  # a /dev that lacks it
         return symbol(("kvm_hv_hypercall",)) is not None
     try:
         return fcntl.ioctl(device, _KVM_CHECK_EXTENSION, _KVM_CAP_HYPERV) > 0

@@ -8,7 +8,6 @@ entries go back to the free lists, from which the programs take them.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,18 +17,11 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf, features, layout, loader
+from hvtrace.kernel.attachment import Attachment
 from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
-from hvtrace.kernel.programs import (
-    BY_ENTRY,
-    BY_KPROBE,
-    EVENTS,
-    MAX_SLOTS,
-    MAX_THREADS,
-    load_counters,
-)
+from hvtrace.kernel.programs import EVENTS, MAX_SLOTS, MAX_THREADS, load_counters
 from hvtrace.kernel.registry import Registry
 from hvtrace.kernel.rows import rows_of, statuses_of
 from hvtrace.kernel.vms import Identities
@@ -65,11 +57,9 @@ def open_source(
         evidence = False
     vcpus = vcpus and host.structures.problem is None
     loaded = load_counters(host, evidence=evidence, vcpus=vcpus)
-    source = LiveSource(loaded, host, keep_ended_seconds=keep_ended_seconds)
+    source = LiveSource(loaded, host, keep_ended_seconds=keep_ended_seconds, say=say)
     try:
         source.attach()
-        if evidence:
-            source.attach_evidence(say)
         source.set_filter(pid, code)
     except BaseException:
         source.close()
@@ -86,7 +76,9 @@ class LiveSource:
         host: features.Features,
         threads: int = MAX_THREADS,
         slots: int = MAX_SLOTS,
+        *,
         keep_ended_seconds: float = float("inf"),
+        say: Callable[[str], None] = _say,
     ) -> None:
         """Take over `loaded`, which was compiled for `threads` and `slots`.
 
@@ -97,7 +89,7 @@ class LiveSource:
         self.host = host
         self.loaded = loaded
         self._maps = Maps(loaded.maps, threads, slots)
-        self._links: list[int] = []
+        self._attachment = Attachment(loaded.programs, host, say)
         self._registry = Registry(Identities(host.debugfs), keep_ended_seconds)
         self._vm_of = np.full(threads, -1, dtype=np.int32)  # thread entry -> index of its VM
         self._vm_by_thread: dict[tuple[int, int], Vm] = {}  # by (tgid, tid); for evidence
@@ -116,44 +108,16 @@ class LiveSource:
 
     def attach(self) -> None:
         """Attach what counts. Raises HvtraceError; nothing stays attached then."""
-        for name in EVENTS:
-            try:
-                self._links.append(self._attach(self.loaded.programs[name], name))
-            except OSError as error:
-                self.detach()
-                raise HvtraceError(f"cannot attach to {name}: {error.strerror}") from None
-
-    def _attach(self, fd: int, event: str) -> int:
-        shape = self.host.shape
-        if shape.raw:
-            return bpf.attach_raw_tracepoint(fd, event)
-        return bpf.attach_tracepoint(fd, shape.ids[event])
-
-    def attach_evidence(self, say: Callable[[str], None]) -> None:
-        """Let the programs know which vCPU a thread runs, the cheapest way there is."""
-        programs, reason = self.loaded.programs, "this kernel has none: CONFIG_KPROBES"
-        if BY_KPROBE.name in programs:
-            try:
-                self._links.append(bpf.attach_kprobe(programs[BY_KPROBE.name], BY_KPROBE.target))
-                return
-            except OSError as error:
-                reason = f"{BY_KPROBE.target}: {error.strerror}"
-        say(f"evidence without kprobes ({reason}): each entry to a guest is looked at instead")
-        try:
-            link = bpf.attach_raw_tracepoint(programs[BY_ENTRY.name], BY_ENTRY.target)
-        except OSError as error:
-            raise HvtraceError(f"cannot attach to {BY_ENTRY.target}: {error.strerror}") from None
-        self._links.append(link)
+        self._attachment.attach()
 
     @property
     def probes(self) -> int:
         """How many programs are attached."""
-        return len(self._links)
+        return self._attachment.probes
 
     def detach(self) -> None:
         """Stop counting; the counters stay."""
-        while self._links:
-            os.close(self._links.pop())
+        self._attachment.detach()
 
     def close(self) -> None:
         """Detach, and free everything that the kernel holds for us."""
@@ -171,8 +135,10 @@ class LiveSource:
     def snapshot(self) -> Snapshot:
         """All counters since the start, one row per (vCPU thread, code, fast, handler).
 
-        Threads that ended have their rows added up under tid 0.
+        Threads that ended have their rows added up under tid 0. Raises HvtraceError
+        where KVM was replaced meanwhile.
         """
+        self._attachment.follow()
         # Threads before slots: one that is dead here has written all of its slots.
         threads = self._maps.threads.copy()
         used, slots = self._maps.used_slots()

@@ -11,7 +11,7 @@ miss. Normal tracepoints still disable preemption, so there they are used.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 PREEMPTIBLE_SINCE = (7, 0)
 
@@ -27,11 +27,10 @@ EVENTS = tuple(_EVENTS)
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Which kind of tracepoint, where each field is, and (normal ones) the events' ids."""
+    """Which kind of tracepoint, and where each field is."""
 
     raw: bool
     fields: dict[str, int]
-    ids: dict[str, int] = field(default_factory=dict)
 
     @property
     def flags(self) -> list[str]:
@@ -52,14 +51,11 @@ def raw(has_var_cnt: bool = True) -> Shape:
 def record(formats: dict[str, str]) -> Shape:
     """Fields as offsets into the records that the format files (by event) describe."""
     fields: dict[str, int] = {}
-    ids: dict[str, int] = {}
     for event, text in formats.items():
-        number = re.search(r"^ID: (\d+)", text, re.MULTILINE)
-        ids[event] = int(number[1]) if number else 0
         offsets = re.findall(r"field:.*?(\w+);\s*offset:(\d+);", text)
         wanted = _EVENTS.get(event, {})
         fields.update((name, int(at)) for name, at in offsets if name in wanted)
-    return Shape(False, fields, ids)
+    return Shape(False, fields)
 
 
 def choose(release: str, formats: dict[str, str]) -> Shape:

@@ -44,7 +44,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setattr(doctor.features, name, value)
     monkeypatch.setattr(doctor, "choose", lambda release, formats: shape.raw())
     monkeypatch.setattr(doctor, "load_counters", lambda *_, **__: Loaded())
-    monkeypatch.setattr(doctor.kvm, "DEVICE", Path("/dev/null"))
+    monkeypatch.setattr(doctor.kvm, "is_loaded", lambda: True)
     monkeypatch.setattr(doctor.kvm, "has_hyperv", lambda: True)
     monkeypatch.setattr(doctor.platform, "release", lambda: "6.12.0-fake")
     return monkeypatch
@@ -133,8 +133,7 @@ def test_what_is_needed_fails_and_the_rest_is_looked_at(
 
 
 def test_kvm_that_is_not_loaded_or_not_there(host: pytest.MonkeyPatch) -> None:
-    host.setattr(doctor.kvm, "DEVICE", Path("/nonexistent"))
-    host.setattr(doctor, "MODULE", Path("/nonexistent"))
+    host.setattr(doctor.kvm, "is_loaded", lambda: False)
     host.setattr(doctor.features, "check_module", lambda: None)
     assert "modprobe kvm_intel" in run().stdout
     host.setattr(doctor.features, "check_module", fail("this kernel has no KVM"))

@@ -29,6 +29,8 @@ def host(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setattr(features, "DEBUGFS", tmp_path / "debug")
     monkeypatch.setattr(features, "check_privilege", lambda: None)
     monkeypatch.setattr(features.bpf, "probe", lambda: None)
+    (tmp_path / "class").mkdir()
+    monkeypatch.setattr(features.kvm, "CLASS", tmp_path / "class")
     monkeypatch.setattr(features.kvm, "has_hyperv", lambda: True)
     monkeypatch.setattr(features.kvm, "offered_cpuid", lambda: None)
     monkeypatch.setattr(features.structures, "read", lambda: Structures(problem="no BTF"))
@@ -160,6 +162,16 @@ def test_kvm_that_is_loaded_later_is_waited_for(host: Path, monkeypatch) -> None
     timer.join()
     assert said[0].startswith("waiting for KVM")
     assert said[1] == "KVM is loaded"
+
+
+def test_kvm_without_its_vendors_module_is_not_there_yet(host: Path) -> None:
+    """kvm.ko comes first, and alone where no CPU can run a guest."""
+    (host / "class").rmdir()
+    timer = threading.Timer(0.3, (host / "class").mkdir)
+    timer.start()
+    assert probe().shape
+    timer.join()
+    assert [line.partition(" ")[0] for line in said] == ["waiting", "KVM"]
 
 
 @pytest.mark.usefixtures("host")

@@ -2,36 +2,54 @@
 
 The same run of the `everything` mix (VMs with one vCPU and with four, prime numbers
 of calls) as seen by hvtrace, by the guests' own ledger, by the kernel's tracefs
-log and by KVM's own counter.
+log and by KVM's own counter. One more run is traced by the same hvtrace after KVM's
+modules were unloaded and loaded again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import pytest
 
 from hvtrace.hyperv import statuses
 from hvtrace.kernel.live import LiveSource
+from hvtrace.stats.snapshot import completed, rollup
+from tests.vm import modules
 from tests.vm.run import Run, record
 
 
-@pytest.fixture(scope="module", params=[(2, 1), (2, 4)], ids=["2-vms-of-1", "2-vms-of-4"])
-def machines(request: pytest.FixtureRequest) -> tuple[int, int]:
-    """How many VMs, and how many vCPUs each has."""
+class Case(NamedTuple):
+    vms: int
+    vcpus: int  # of each
+    reload: bool = False
+
+
+@pytest.fixture(
+    scope="module",
+    params=[Case(2, 1), Case(2, 4), Case(1, 3, reload=True)],
+    ids=["2-vms-of-1", "2-vms-of-4", "kvm-reloaded"],
+)
+def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def run(source: LiveSource, machines: tuple[int, int]) -> Run:
-    vms, vcpus = machines
-    return record(source, "--vms", str(vms), "--vcpus", str(vcpus))
+def run(source: LiveSource, case: Case) -> Run:
+    if case.reload:
+        before = rollup(source.snapshot(), ())
+        modules.unload(source.snapshot)
+        assert source.probes == 1
+        modules.load()
+        assert (rollup(source.snapshot(), ()).rows == before.rows).all()
+        assert completed(before.rows).sum() > 1000
+    return record(source, "--vms", str(case.vms), "--vcpus", str(case.vcpus))
 
 
-def test_the_run_was_worth_it(run: Run, machines: tuple[int, int]) -> None:
+def test_the_run_was_worth_it(run: Run, case: Case) -> None:
     assert run.ledger["problems"] == []
-    vms, vcpus = machines
-    assert [len(vm["vcpus"]) for vm in run.ledger["vms"]] == [vcpus] * vms
+    assert [len(vm["vcpus"]) for vm in run.ledger["vms"]] == [case.vcpus] * case.vms
     handlers = {handler for *_, handler in run.made}
     assert handlers == {"kernel", "vmm"}
     assert {fast for *_, fast, _ in run.made} == {True, False}

@@ -82,5 +82,7 @@ def number(value: float | None) -> str:
     """A figure as tables show it: three decimals below ten, one below a hundred, none above."""
     if value is None:
         return "not measured"
+    if not value:
+        return "0"
     digits = 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:,.{digits}f}"

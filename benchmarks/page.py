@@ -7,6 +7,7 @@ from string import Template
 
 from benchmarks.gates import Verdict, number
 from benchmarks.instructions import KERNELS
+from benchmarks.memory import OF_EACH, TOTAL
 from benchmarks.results import Change, Results, changes, other_machine, part
 from benchmarks.scale import SIZES
 
@@ -42,9 +43,14 @@ def measures(figures: dict[str, float], name: str, columns: Sequence[str]) -> Ta
 
 
 def subjects(figures: dict[str, float], name: str) -> Table:
-    """A part whose measures are rows and whose subjects are columns."""
+    """A part whose measures are rows and whose subjects are columns; each map is in the file."""
     found = part(figures, name)
-    rows = dict.fromkeys(measure for of_one in found.values() for measure in of_one)
+    rows = dict.fromkeys(
+        measure
+        for of_one in found.values()
+        for measure in of_one
+        if not measure.startswith(OF_EACH) or measure == TOTAL
+    )
     return table(
         [name, *found],
         [
@@ -160,7 +166,7 @@ a call. What a peer does later, outside of the call, is therefore not in here; h
 nothing later. Each tracer's own count is compared with the guest's: one that missed a call ends
 the benchmark.
 
-The peers are of Debian sid, in its user space:
+The peers are those of Debian sid, and all of this runs in its user space:
 
 - the kernel's own tracefs log of `kvm_hv_hypercall` and `kvm_hv_hypercall_done`, which nobody
   reads;
@@ -168,6 +174,9 @@ The peers are of Debian sid, in its user space:
 - bpftrace with `benchmarks/peer.bt`: a histogram of latencies for each process, code and kind,
   in the cheapest way of five that were tried;
 - `perf record -a` of the two events with its default buffer, into a file in memory.
+
+Since Linux 7.0 raw tracepoints miss calls where threads are preempted (docs/design.md, 5), so
+hvtrace uses normal ones there, which cost more. The floor and the peers use raw ones all the same.
 
 "CPUID, no hypercall" is another exit: what is added there is paid by guests that make no
 hypercalls.
@@ -183,7 +192,8 @@ stat` runs after its first snapshot, median of 5. Memory: after several seconds 
 four snapshots a second and `exporter` was scraped seven times; then the same again, with calls
 of 1,000 threads x 16 counted by their programs. Kernel memory is what the kernel accounts for
 programs and maps (`bytes_memlock` in bpftool); what of it a process has mapped and touched is
-in "file", too. Where no map is there for every CPU, it is the same however many there are.
+in "file", too; benchmarks.json has it by map. Where no map is there for every CPU, it is the
+same however many there are.
 
 $process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import statistics
@@ -85,7 +86,7 @@ def exporter() -> dict[str, float]:
         return {**found, f"scrape, {THREADS} x {CALLS}, ms": statistics.median(times_ms)}
 
 
-def _program(number: int) -> int:
+def _descriptor(number: int) -> int:
     """A descriptor of another process's program: BPF_PROG_GET_FD_BY_ID."""
     return bpf._bpf(_PROG_GET_FD_BY_ID, bpf._attr("<III", number, 0, 0))
 
@@ -119,13 +120,16 @@ def _links(pid: int) -> int:
 def _memory(pid: int, use: Callable[[], None]) -> dict[str, float]:
     """Resident memory as it runs, before and while many threads' calls are counted."""
     use()
-    found = {**memory.resident(pid), **memory.kernel(pid)}
-    if not memory.are_raw(pid):  # since Linux 7.0: nobody but its event can run such a program
+    programs = memory.programs(pid)
+    found = {**memory.resident(pid), **memory.kernel(programs)}
+    if not memory.are_raw(programs):  # since Linux 7.0: only its event can run such a program
         return found
-    fds = [_program(number) for number in sorted(memory.program_ids(pid))]
+    fds = [_descriptor(program["id"]) for program in programs]
     guests = Guests(THREADS, dict(zip(EVENTS, fds, strict=True)))
     guests.round(some_codes(CALLS))
     use()
     busy = memory.resident(pid)
     guests.close()
+    for fd in fds:
+        os.close(fd)
     return {**found, **{f"{THREADS} x {CALLS}: {name}": size for name, size in busy.items()}}

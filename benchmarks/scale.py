@@ -72,6 +72,8 @@ class Guests:
         self._codes = self._codes if codes_made is None else codes_made
         self._begin.wait(_TIMEOUT_SECONDS)
         self._end.wait(_TIMEOUT_SECONDS)
+        while self._begin.n_waiting < len(self._threads):  # some are still on their way there
+            time.sleep(0.001)
 
     def close(self) -> None:
         """End the threads."""
@@ -114,7 +116,7 @@ def measure_size(size: Size) -> dict[str, float]:
         guests.round(some_codes(size.calls))
         found["slots used"] = size.threads * size.calls
         found |= _snapshots(source, guests, size)
-        found |= memory.kernel(os.getpid())
+        found |= memory.kernel(memory.programs(os.getpid(), loaded.programs.values()))
         found |= _beyond(source, guests, size, loaded.programs)
         guests.close()
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import instructions, memory, native, tracers
+from hvtrace.errors import HvtraceError
 
 CALLS = [*instructions.HYPERCALLS, instructions.CPUID]
 TRACEFS, AFTER = "the kernel's own tracefs log", "hvtrace, after all of these"
@@ -119,6 +120,11 @@ def test_a_map_for_every_cpu_is_found() -> None:
     kinds = ("array", "percpu_array", "lru_percpu_hash")
     maps = [{"name": "m", "type": kind, "bytes_memlock": 8} for kind in kinds]
     assert memory._kernel([], maps)["maps for every CPU"] == 2
+
+
+def test_maps_of_two_programs_of_a_name_are_not_taken_for_one() -> None:
+    with pytest.raises(HvtraceError, match="more than one"):
+        memory._kernel([], [{"name": "slots", "type": "array", "bytes_memlock": 8}] * 2)
 
 
 BPFTRACE = [

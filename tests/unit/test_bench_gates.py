@@ -88,6 +88,7 @@ def test_what_no_gate_is_for(name: str) -> None:
         (48.04, "48.0"),
         (1242, "1,242"),
         (-0.5, "-0.500"),
+        (0.0, "0"),
         (None, "not measured"),
     ],
 )

@@ -73,6 +73,15 @@ def test_measures_that_only_one_command_has_leave_a_gap() -> None:
     assert "| scrape, ms |  | 7.000 |" in lines
 
 
+def test_kernel_memory_is_shown_as_a_whole() -> None:
+    now = run()
+    now.figures["scale/a/kernel memory, MiB"] = 13.0
+    now.figures["scale/a/kernel memory, map slots (array), MiB"] = 11.0
+    found = page.page(now, None, [])
+    assert "| kernel memory, MiB |  | 13.0 |" in found
+    assert "slots (array)" not in found
+
+
 def test_every_table_is_one() -> None:
     """Each row has as many cells as the head of its table."""
     width = None

@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from benchmarks import memory
@@ -61,6 +62,7 @@ class Guests:
         self._begin = threading.Barrier(threads + 1)
         self._end = threading.Barrier(threads + 1)
         self._stop = False
+        self._failure: OSError | None = None
         usual = threading.stack_size(_STACK_BYTES)
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
         for thread in self._threads:
@@ -68,10 +70,17 @@ class Guests:
         threading.stack_size(usual)
 
     def round(self, codes_made: list[int] | None = None) -> None:
-        """Every thread makes each of these calls once; None: the same as the last time."""
+        """Every thread makes each of these calls once; None: the same as the last time.
+
+        Raises HvtraceError where a thread cannot.
+        """
         self._codes = self._codes if codes_made is None else codes_made
-        self._begin.wait(_TIMEOUT_SECONDS)
-        self._end.wait(_TIMEOUT_SECONDS)
+        try:
+            self._begin.wait(_TIMEOUT_SECONDS)
+            self._end.wait(_TIMEOUT_SECONDS)
+        except threading.BrokenBarrierError:
+            why = self._failure or f"they took {_TIMEOUT_SECONDS:.0f} s"
+            raise HvtraceError(f"threads cannot run the programs: {why}") from None
         while self._begin.n_waiting < len(self._threads):  # some are still on their way there
             time.sleep(0.001)
 
@@ -83,14 +92,22 @@ class Guests:
             thread.join()
 
     def _run(self) -> None:
-        while True:
-            self._begin.wait()
-            if self._stop:
-                return
-            for code in self._codes:
-                bpf.run_raw_tracepoint(self._start, code, 0, 0, 0, 0, 0x1000, 0)
-                bpf.run_raw_tracepoint(self._done, 0)
-            self._end.wait(_TIMEOUT_SECONDS)
+        with suppress(threading.BrokenBarrierError):
+            while True:
+                self._begin.wait()
+                if self._stop:
+                    return
+                try:
+                    self._calls()
+                except OSError as error:
+                    self._failure = error
+                    self._end.abort()
+                self._end.wait(_TIMEOUT_SECONDS)
+
+    def _calls(self) -> None:
+        for code in self._codes:
+            bpf.run_raw_tracepoint(self._start, code, 0, 0, 0, 0, 0x1000, 0)
+            bpf.run_raw_tracepoint(self._done, 0)
 
 
 def figures() -> dict[str, float]:

@@ -8,29 +8,34 @@
 
 #include "hvtrace.h"
 
+/* Halve `units` until four to seven are left. A branch, because BPF has no
+ * conditional move, and the compiler would take a dozen instructions instead. */
+#define HVT_HALVE(times)                                                                           \
+	if (units >= 4 << (times)) {                                                               \
+		__asm__ volatile("" : "+r"(units));                                                \
+		units >>= (times);                                                                 \
+		bucket += 4 * (times);                                                             \
+	}
+
 /* Log-linear: see HVT_BUCKETS. */
-static inline __attribute__((always_inline)) __u32 hvt_bucket(__u64 ns)
+static inline __attribute__((always_inline)) __u64 hvt_bucket(__u64 ns)
 {
-	__u32 units, rest, log2;
+	__u64 units, bucket = 0;
 
 	if (ns > 4000000000ULL)
 		return HVT_BUCKETS - 1;
-	/* In units of 2^-30 s, rounded down from just below the exact value
+	/* Quarters of the first octave, rounded down from just below the exact value
 	 * (2^62 / 1e9 = 4611686018.4), so that a bound falls into the bucket it
 	 * closes: (low, high]. 4e9 * 4611686018 is still below 2^64. */
-	units = ns * 4611686018ULL >> 32;
-	if (units < 1 << (30 + HVT_MIN_EXP))
+	units = ns * 4611686018ULL >> (62 + HVT_MIN_EXP - 2);
+	if (units < 4)
 		return 0;
-	log2 = (units > 0xffff) << 4;
-	rest = units >> log2;
-	log2 |= (rest > 0xff) << 3;
-	rest = units >> log2;
-	log2 |= (rest > 0xf) << 2;
-	rest = units >> log2;
-	log2 |= (rest > 0x3) << 1;
-	rest = units >> log2;
-	log2 |= rest >> 1;
-	return 1 + (log2 - (30 + HVT_MIN_EXP)) * 4 + (units >> (log2 - 2) & 3);
+	HVT_HALVE(16)
+	HVT_HALVE(8)
+	HVT_HALVE(4)
+	HVT_HALVE(2)
+	HVT_HALVE(1)
+	return bucket + units - 3;
 }
 
 #endif

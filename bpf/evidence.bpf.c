@@ -61,12 +61,19 @@ static __always_inline void read_registers(const struct exit_seen *exit, u64 *to
 		bpf_probe_read_kernel(to + 2, 96, (void *)exit->xmm);
 }
 
-/* An open call leaves for user space. */
-static __always_inline void note_exit(u32 index)
+static __always_inline struct exit_seen *find_exit(u32 tid)
 {
-	u32 tid = bpf_get_current_pid_tgid(), type, params, xmm;
-	struct exit_seen *exit = seen.lookup(&index);
+	u32 *index = tids.lookup(&tid);
+
+	return index ? seen.lookup(index) : 0;
+}
+
+/* An open call leaves for user space. */
+static __always_inline void note_exit(u32 tid)
+{
+	struct exit_seen *exit = find_exit(tid);
 	u64 *vcpu = running.lookup(&tid), run;
+	u32 type, params, xmm;
 
 	if (!exit)
 		return;
@@ -106,18 +113,19 @@ static __always_inline bool left_alone(struct exit_seen *exit, u32 first, u32 co
 }
 
 /* A call is over; `reps` are those it completed, `success` whether it did. */
-static __always_inline void count_exit(struct hvt_control *ctl, const struct hvt_thread *t,
-				       u32 index, const struct hvt_abi abi, bool success, u32 reps)
+static __always_inline void count_exit(const struct hvt_thread *t, const struct hvt_abi abi,
+				       bool success, u32 reps)
 {
 	u32 in = abi.in_fixed + 8 * CALL_VAR(t->call) + abi.in_elem * CALL_REP(t->call);
-	struct exit_seen *exit = seen.lookup(&index);
 	struct hvt_exit_key key = {.tgid = t->tgid, .tid = t->tid};
 	struct hvt_exit *known, new = {};
+	struct exit_seen *exit;
 
 	if (!(t->call & HVT_CALL_VMM))
 		return;
+	exit = find_exit(t->tid);
 	if (!exit || !exit->type) {
-		__sync_fetch_and_add(&ctl->no_exit, 1);
+		COUNT_LOST(no_exit);
 		return;
 	}
 	key.call = t->call & (HVT_CALL_FAST | 0xffff);
@@ -128,12 +136,12 @@ static __always_inline void count_exit(struct hvt_control *ctl, const struct hvt
 		known = exits.lookup(&key);
 	}
 	if (!known) {
-		__sync_fetch_and_add(&ctl->no_exit, 1);
+		COUNT_LOST(no_exit);
 		return;
 	}
 	known->calls++;
 	if (success && t->call & HVT_CALL_FAST && abi.flags & HVT_ABI_INPUT &&
 	    abi.flags & HVT_ABI_OUTPUT &&
-	    left_alone(exit, pairs(in), pairs(abi.out_fixed + abi.out_elem * reps)))
+	    left_alone(exit, PAIRS(in), PAIRS(abi.out_fixed + abi.out_elem * reps)))
 		known->untouched++;
 }

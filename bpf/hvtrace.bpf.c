@@ -10,7 +10,7 @@
  *
  * Compiled by BCC with bpf/headers in place of kernel headers. Sizes come as -D
  * flags from hvtrace/kernel/programs.py, the tracepoints' from shape.py there:
- * HVT_MAX_THREADS, HVT_MAX_SLOTS, HVT_CACHE (a power of 2), and where a field of
+ * HVT_MAX_THREADS and HVT_CACHE (powers of 2), HVT_MAX_SLOTS, and where a field of
  * an event is: HVT_CODE, HVT_FAST, HVT_VAR_CNT (absent before 5.18), HVT_REP_CNT,
  * HVT_RESULT, HVT_REASON, HVT_ERRNO. That is the number of an argument for raw
  * tracepoints, and with HVT_RECORD an offset into the record of normal ones.
@@ -28,23 +28,46 @@
 #define HVT_NO_VERDICTS 0 /* 1 in benchmarks only, to know what they cost */
 #endif
 
-#define CALL_VAR(call) ((u32)((call) >> HVT_CALL_VAR_SHIFT) & 0x3ff)
-#define CALL_REP(call) ((u32)((call) >> HVT_CALL_REP_SHIFT) & 0xfff)
+/* A value as it is: the compiler may not keep its parts instead. */
+#define WHOLE(x) asm volatile("" : "+r"(x))
 
-BPF_F_TABLE("array", u32, struct hvt_slot, slots, HVT_MAX_SLOTS, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, struct hvt_thread, threads, HVT_MAX_THREADS, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, struct hvt_control, control, 1, BPF_F_MMAPABLE);
+/* Fast and handler move to bits 5 and 6. */
+#define HASH(call) ((call) ^ (call) >> 11)
+#define CALL_VAR(call) ((call) >> HVT_CALL_VAR_SHIFT & 0x3ff)
+#define CALL_REP(call) ((call) >> HVT_CALL_REP_SHIFT & 0xfff)
+#define PAIRS(bytes) (((bytes) + XMM_PAIR_BYTES - 1) / XMM_PAIR_BYTES)
+
+/* Where it stands: the compiler would make one of several, with an address worked out. */
+#define COUNT(counter)                                                                             \
+	do {                                                                                       \
+		asm volatile("" ::"i"(__COUNTER__));                                               \
+		(counter)++;                                                                       \
+	} while (0)
+
+/* The address of an element (BPF_PSEUDO_MAP_VALUE) is one instruction where a look-up
+ * is a dozen. BCC knows no such thing: the map's number and the offset stand together
+ * where hvtrace/kernel/child.py puts the map's descriptor, and the offset behind it. */
+enum { STATE_BYTES = sizeof(struct hvt_state) };
+struct state_bytes { /* because BCC makes code for each member of an element's type */
+	u8 bytes[STATE_BYTES];
+};
+BPF_F_TABLE("array", u32, struct state_bytes, state, 1, BPF_F_MMAPABLE);
+#define STATE_AT(member)                                                                           \
+	((typeof(&((struct hvt_state *)0)->member))bpf_pseudo_fd(                                  \
+	    2, HVT_STATE << 24 | __builtin_offsetof(struct hvt_state, member)))
+#define CONTROL STATE_AT(control)
+#define COUNT_LOST(what) __sync_fetch_and_add(&CONTROL->what, 1)
+
+/* Too large for one element. The first is never used: 0 is "none" in the tables. */
+BPF_F_TABLE("array", u32, struct hvt_slot, slots, HVT_MAX_SLOTS + 1, BPF_F_MMAPABLE);
 
 /* Free indices, filled by user space; popped on a thread's or a call's first
  * sight only. */
 BPF_STACK(free_slots, u32, HVT_MAX_SLOTS);
 BPF_STACK(free_threads, u32, HVT_MAX_THREADS);
 
-/* tid -> index into threads: the authority. `cache` stands in front of it, for
- * array look-ups are inlined and hash look-ups are calls: indexed by the low
- * bits of the tid, one word holds tid and index, so a race can miss, never mix. */
+/* tid -> index into threads: the authority. */
 BPF_HASH(tids, u32, u32, HVT_MAX_THREADS);
-BPF_ARRAY(cache, u64, HVT_CACHE);
 
 BPF_HASH(abis, u32, struct hvt_abi, 1024);
 BPF_HASH(statuses, struct hvt_status_key, u64, HVT_MAX_SLOTS);
@@ -52,60 +75,50 @@ BPF_HASH(statuses, struct hvt_status_key, u64, HVT_MAX_SLOTS);
 /* Not BCC's own macros: programs of their names attach by themselves, and we
  * attach only when the free lists are filled. */
 #if HVT_RECORD
-#define PROBE(tp) int hvt_##tp(void *ctx)
+#define CONTEXT void
 #define FIELD(type, at) (*(type *)(ctx + (at)))
 #else
 /* Raw arguments are 64-bit words: the cast masks them to their width. */
-#define PROBE(tp) int hvt_##tp(struct bpf_raw_tracepoint_args *ctx)
+#define CONTEXT struct bpf_raw_tracepoint_args
 #define FIELD(type, at) ((type)ctx->args[at])
 #endif
+#define PROBE(tp) int hvt_##tp(CONTEXT *ctx)
 
-static __always_inline struct hvt_control *get_control(void)
+static __always_inline u64 *cache_word(u64 pid_tgid)
 {
-	u32 zero = 0;
-
-	return control.lookup(&zero);
+	return STATE_AT(cache[0]) + (pid_tgid & (HVT_CACHE - 1));
 }
 
-static __always_inline bool filtered_out(const struct hvt_control *ctl, u64 pid_tgid)
+/* What is rare starts from memory again behind a barrier: what it needs would
+ * else take registers from the usual path, and the compiler knows no rare. */
+static __always_inline struct hvt_thread *find_thread(u64 pid_tgid)
 {
-	return ctl->filter_tgid && ctl->filter_tgid != (u32)(pid_tgid >> 32);
-}
+	u64 index = *cache_word(pid_tgid) ^ pid_tgid << 32; /* where the word is of this tid */
+	u32 tid, *known;
 
-static __always_inline struct hvt_thread *find_thread(u32 tid, u32 *index)
-{
-	u32 at = tid & (HVT_CACHE - 1);
-	u64 *word = cache.lookup(&at);
-	u32 *known;
-	u64 seen;
-
-	if (!word)
-		return 0;
-	seen = *word;
-	if (seen >> 32 == tid) {
-		*index = (u32)seen;
-	} else {
+	if (index > HVT_MAX_THREADS - 1) {
+		barrier();
+		tid = bpf_get_current_pid_tgid();
 		known = tids.lookup(&tid);
 		if (!known)
 			return 0;
-		*index = *known;
-		*word = (u64)tid << 32 | *index;
+		index = *known & (HVT_MAX_THREADS - 1);
+		*cache_word(tid) = (u64)tid << 32 | index;
 	}
-	return threads.lookup(index);
+	return STATE_AT(threads[0]) + index;
 }
 
-static __always_inline struct hvt_thread *new_thread(struct hvt_control *ctl, u64 pid_tgid,
-						     u32 *index)
+static __always_inline struct hvt_thread *new_thread(void)
 {
-	u32 tid = pid_tgid;
-	struct hvt_thread *t = 0;
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	u32 tid = pid_tgid, index;
+	struct hvt_thread *t;
 
-	if (!free_threads.pop(index))
-		t = threads.lookup(index);
-	if (!t || tids.update(&tid, index)) {
-		__sync_fetch_and_add(&ctl->no_thread, 1);
+	if (free_threads.pop(&index) || tids.update(&tid, &index)) {
+		COUNT_LOST(no_thread);
 		return 0;
 	}
+	t = STATE_AT(threads[0]) + (index & (HVT_MAX_THREADS - 1));
 	/* Its table is zero: user space clears an entry before it frees it. */
 	t->call = 0;
 	t->tid = tid;
@@ -115,68 +128,69 @@ static __always_inline struct hvt_thread *new_thread(struct hvt_control *ctl, u6
 	return t;
 }
 
-static __always_inline struct hvt_slot *new_slot(struct hvt_thread *t, u32 index, u32 at, u32 key,
-						 u32 *slot_index)
+static __always_inline struct hvt_slot *new_slot(u16 *entry, u32 key, u32 *index)
 {
 	struct hvt_slot *slot;
 	struct hvt_abi *abi;
-	u32 code = key & 0xffff;
+	u32 code = (u16)key;
 
-	if (free_slots.pop(slot_index))
+	if (free_slots.pop(index))
 		return 0;
-	slot = slots.lookup(slot_index);
+	slot = slots.lookup(index);
 	if (!slot)
 		return 0;
-	*(u32 *)&slot->code = key;
+	slot->key = key;
 	slot->min_ns = ~0ULL;
 	abi = abis.lookup(&code);
 	if (abi)
 		slot->abi = *abi;
-	t->table[at & (HVT_TABLE - 1)] = *slot_index + 1;
-	t->slots++;
 	/* Last: what makes the slot visible to a reader. */
 	barrier();
-	slot->thread = index + 1;
+	*entry = *index;
 	return slot;
 }
 
 /* The slot of (code, fast, handler), made on first use: open addressing in the
  * thread's own table, the key checked in the slot, which is touched anyhow. */
-static __always_inline struct hvt_slot *find_slot(struct hvt_thread *t, u32 index, u64 call,
-						  u32 *slot_index)
+static __always_inline struct hvt_slot *search_slot(struct hvt_thread *t, u32 *index)
 {
-	u32 fast = !!(call & HVT_CALL_FAST);
-	u32 vmm = !!(call & HVT_CALL_VMM);
-	u32 key = (u16)call | fast << 16 | vmm << 24; /* as in struct hvt_slot */
-	u32 at = (u16)call ^ fast << 6 ^ vmm << 5;
+	u32 key = t->call & HVT_CALL_KEY, at = HASH(key), i;
 	struct hvt_slot *slot;
-	int i;
+	u16 *entry;
 
 	for (i = 0; i < HVT_TABLE; i++) {
-		at &= HVT_TABLE - 1;
-		*slot_index = t->table[at];
-		if (!*slot_index)
-			return new_slot(t, index, at, key, slot_index);
-		*slot_index -= 1;
-		slot = slots.lookup(slot_index);
-		if (!slot)
-			return 0;
-		if (*(u32 *)&slot->code == key)
+		entry = &t->table[at++ & (HVT_TABLE - 1)];
+		*index = *entry;
+		if (!*index) {
+			slot = new_slot(entry, key, index);
+			if (slot)
+				return slot;
+			break;
+		}
+		slot = slots.lookup(index);
+		if (slot && slot->key == key)
 			return slot;
-		at++;
 	}
+	COUNT_LOST(no_slot);
 	return 0;
 }
 
-static __always_inline u32 pairs(u32 bytes)
+static __always_inline struct hvt_slot *find_slot(struct hvt_thread *t, u32 *index)
 {
-	return (bytes + XMM_PAIR_BYTES - 1) / XMM_PAIR_BYTES;
+	struct hvt_slot *slot;
+
+	*index = t->table[HASH(t->call) & (HVT_TABLE - 1)];
+	slot = slots.lookup(index); /* of "none", too: its key is no call's */
+	if (slot && slot->key == (t->call & HVT_CALL_KEY))
+		return slot;
+	barrier();
+	return search_slot(t, index);
 }
 
 #ifdef HVT_EVIDENCE /* evidence.bpf.c, joined to this file */
-static __always_inline void note_exit(u32 index);
-static __always_inline void count_exit(struct hvt_control *ctl, const struct hvt_thread *t,
-				       u32 index, const struct hvt_abi abi, bool success, u32 reps);
+static __always_inline void note_exit(u32 tid);
+static __always_inline void count_exit(const struct hvt_thread *t, const struct hvt_abi abi,
+				       bool success, u32 reps);
 static __always_inline void forget_vcpu(u32 tid);
 #else
 #define note_exit(...)
@@ -188,35 +202,45 @@ static __always_inline void forget_vcpu(u32 tid);
  * hvtrace/hyperv/xmm.py says the same in Python, and tests/bpf compares. */
 static __always_inline void count_xmm(struct hvt_slot *slot, u64 call, bool success, u32 reps)
 {
-	const struct hvt_abi abi = slot->abi;
-	u32 var = CALL_VAR(call), rep = CALL_REP(call);
-	u32 in, used;
+	u64 rep = CALL_REP(call), in, out;
+	u8 flags = slot->abi.flags;
 
-	if (!(call & HVT_CALL_FAST) || !(abi.flags & HVT_ABI_INPUT))
+	if (!(flags & HVT_ABI_INPUT))
 		return;
-	in = abi.in_fixed + 8 * var + abi.in_elem * rep;
+	in = slot->abi.in_fixed + 8 * CALL_VAR(call) + slot->abi.in_elem * rep;
 	if (in > XMM_PAIR_BYTES)
 		slot->xmm_input++;
-	if (HVT_NO_VERDICTS || !(abi.flags & HVT_ABI_OUTPUT))
+	if (HVT_NO_VERDICTS || !(flags & HVT_ABI_OUTPUT))
 		return;
-	used = pairs(abi.out_fixed + abi.out_elem * reps);
-	if (pairs(in) + pairs(abi.out_fixed + abi.out_elem * rep) > XMM_PAIRS)
-		slot->xmm_output[HVT_IMPOSSIBLE]++;
-	else if (!success)
-		slot->xmm_output[HVT_REFUSED]++;
-	else if (used && pairs(in) + used > 1)
-		slot->xmm_output[HVT_USED_XMM]++;
-	else
-		slot->xmm_output[HVT_USED_GPR]++;
+	in = PAIRS(in);
+	out = slot->abi.out_fixed + slot->abi.out_elem * rep;
+	if (in + PAIRS(out) > XMM_PAIRS) {
+		COUNT(slot->xmm_output[HVT_IMPOSSIBLE]);
+		return;
+	}
+	if (!success) {
+		COUNT(slot->xmm_output[HVT_REFUSED]);
+		return;
+	}
+	out = slot->abi.out_fixed + slot->abi.out_elem * reps;
+	if (out && in + PAIRS(out) > 1) {
+		COUNT(slot->xmm_output[HVT_USED_XMM]);
+		return;
+	}
+	COUNT(slot->xmm_output[HVT_USED_GPR]);
 }
 
-static __always_inline void count_failure(struct hvt_control *ctl, struct hvt_slot *slot,
-					  u32 slot_index, u16 status)
+static __always_inline void count_failure(struct hvt_slot *slot, u32 slot_index, u16 status)
 {
 	struct hvt_status_key key = {.slot = slot_index, .status = status};
 	u64 one = 1, *count;
 	int i;
 
+	if (slot->status[0] == status) { /* the usual case */
+		slot->status_count[0]++;
+		return;
+	}
+	barrier();
 #pragma unroll
 	for (i = 0; i < HVT_STATUSES; i++) {
 		if (!slot->status[i])
@@ -230,87 +254,101 @@ static __always_inline void count_failure(struct hvt_control *ctl, struct hvt_sl
 	if (count)
 		(*count)++;
 	else if (statuses.update(&key, &one))
-		__sync_fetch_and_add(&ctl->no_status, 1);
+		COUNT_LOST(no_status);
 }
 
-static __always_inline void close_completed(struct hvt_control *ctl, struct hvt_thread *t,
-					    u32 index, u64 result)
+static __always_inline void close_completed(struct hvt_thread *t, CONTEXT *ctx)
 {
-	u64 call = t->call, ns = bpf_ktime_get_ns() - t->start_ns;
-	u32 slot_index, bucket = hvt_bucket(ns), reps = result >> 32 & 0xfff;
-	struct hvt_slot *slot = find_slot(t, index, call, &slot_index);
-	u16 status = result;
+	u64 ns = bpf_ktime_get_ns() - t->start_ns, result;
+	struct hvt_slot *slot;
+	u32 slot_index, reps;
+	u64 bucket;
+	u16 status;
 
-	if (!slot) {
-		__sync_fetch_and_add(&ctl->no_slot, 1);
+	WHOLE(ns);
+	slot = find_slot(t, &slot_index);
+	if (!slot)
 		return;
-	}
-	if (bucket < HVT_BUCKETS) /* for the verifier */
-		slot->buckets[bucket]++;
 	slot->sum_ns += ns;
 	if (ns < slot->min_ns)
 		slot->min_ns = ns;
 	if (ns > slot->max_ns)
 		slot->max_ns = ns;
-	slot->reps += reps;
-	count_xmm(slot, call, !status, reps);
-	if (status)
-		count_failure(ctl, slot, slot_index, status);
-	count_exit(ctl, t, index, slot->abi, !status, reps);
+	result = FIELD(u64, HVT_RESULT);
+	status = result;
+	reps = result >> 32 & 0xfff;
+	if (t->call & HVT_CALL_FAST)
+		count_xmm(slot, t->call, !status, reps);
+	if (result) {
+		slot->reps += reps;
+		if (status)
+			count_failure(slot, slot_index, status);
+	}
+	count_exit(t, slot->abi, !status, reps);
+	/* Last: the verifier follows each of its branches to the end of the program. */
+	bucket = hvt_bucket(ns);
+	if (bucket < HVT_BUCKETS)
+		slot->buckets[bucket]++;
 }
 
-static __always_inline void close_unfinished(struct hvt_control *ctl, struct hvt_thread *t,
-					     u32 index)
+static __always_inline void close_unfinished(struct hvt_thread *t)
 {
 	u32 slot_index;
-	struct hvt_slot *slot = find_slot(t, index, t->call, &slot_index);
+	struct hvt_slot *slot = find_slot(t, &slot_index);
 
-	if (!slot) {
-		__sync_fetch_and_add(&ctl->no_slot, 1);
+	if (!slot)
 		return;
-	}
 	slot->unfinished++;
-	count_xmm(slot, t->call, false, 0);
-	count_exit(ctl, t, index, slot->abi, false, 0);
+	if (t->call & HVT_CALL_FAST)
+		count_xmm(slot, t->call, false, 0);
+	count_exit(t, slot->abi, false, 0);
 }
 
-/* Open, and under the filters of now. */
-static __always_inline bool is_open(const struct hvt_control *ctl, u64 call)
+/* Under a filter of now, and not over. */
+static __always_inline bool is_open(u64 call)
 {
-	return call & HVT_CALL_OPEN && (u16)(call >> HVT_CALL_EPOCH_SHIFT) == (u16)ctl->epoch;
+	return !((call ^ CONTROL->epoch) >> HVT_CALL_EPOCH_SHIFT);
+}
+
+static __always_inline bool filtered_out(u64 pid_tgid)
+{
+	u32 tgid = CONTROL->filter_tgid;
+
+	return tgid && tgid != pid_tgid >> 32;
 }
 
 PROBE(kvm_hv_hypercall)
 {
-	u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct hvt_control *ctl = get_control();
+	u64 pid_tgid = bpf_get_current_pid_tgid(), call;
 	struct hvt_thread *t;
-	u32 index = 0;
-	u64 call;
+	u32 wanted;
 
-	if (!ctl || filtered_out(ctl, pid_tgid))
+	if (filtered_out(pid_tgid))
 		return 0;
-	t = find_thread(pid_tgid, &index);
+	t = find_thread(pid_tgid);
 	if (!t) {
-		t = new_thread(ctl, pid_tgid, &index);
+		t = new_thread();
 		if (!t)
 			return 0;
 	}
-	if (is_open(ctl, t->call))
-		close_unfinished(ctl, t, index);
+	WHOLE(t);
+	if (t->call && is_open(t->call))
+		close_unfinished(t);
 
 	call = FIELD(u16, HVT_CODE);
-	if (ctl->filter_code != HVT_ANY_CODE && ctl->filter_code != call) {
+	wanted = CONTROL->filter_code;
+	if (wanted != HVT_ANY_CODE && wanted != call) {
 		t->call = HVT_CALL_SKIPPED;
 		return 0;
 	}
-	if (FIELD(u8, HVT_FAST) & 1)
+	if (FIELD(u8, HVT_FAST) & 1) {
 		call |= HVT_CALL_FAST;
 #ifdef HVT_VAR_CNT
-	call |= (FIELD(u16, HVT_VAR_CNT) & 0x3ffULL) << HVT_CALL_VAR_SHIFT;
+		call |= (FIELD(u16, HVT_VAR_CNT) & 0x3ffULL) << HVT_CALL_VAR_SHIFT;
 #endif
-	call |= (FIELD(u16, HVT_REP_CNT) & 0xfffULL) << HVT_CALL_REP_SHIFT;
-	t->call = call | (ctl->epoch & 0xffff) << HVT_CALL_EPOCH_SHIFT | HVT_CALL_OPEN;
+		call |= (FIELD(u16, HVT_REP_CNT) & 0xfffULL) << HVT_CALL_REP_SHIFT;
+	}
+	t->call = call | CONTROL->epoch;
 	t->start_ns = bpf_ktime_get_ns();
 	return 0;
 }
@@ -320,19 +358,21 @@ PROBE(kvm_hv_hypercall)
 PROBE(kvm_hv_hypercall_done)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct hvt_control *ctl = get_control();
 	struct hvt_thread *t;
-	u32 index = 0;
 
-	if (!ctl || filtered_out(ctl, pid_tgid))
+	if (filtered_out(pid_tgid))
 		return 0;
-	t = find_thread(pid_tgid, &index);
-	if (t && is_open(ctl, t->call))
-		close_completed(ctl, t, index, FIELD(u64, HVT_RESULT));
-	else if (!t || !t->call)
-		__sync_fetch_and_add(&ctl->orphans, 1);
-	if (t)
-		t->call = 0;
+	t = find_thread(pid_tgid);
+	if (!t) {
+		COUNT_LOST(orphans);
+		return 0;
+	}
+	WHOLE(t);
+	if (is_open(t->call))
+		close_completed(t, ctx);
+	else if (!t->call)
+		COUNT_LOST(orphans);
+	t->call = 0;
 	return 0;
 }
 
@@ -341,14 +381,13 @@ PROBE(kvm_hv_hypercall_done)
 PROBE(kvm_userspace_exit)
 {
 	struct hvt_thread *t;
-	u32 index = 0;
 
 	if (FIELD(u32, HVT_REASON) != KVM_EXIT_HYPERV || FIELD(s32, HVT_ERRNO) < 0)
 		return 0;
-	t = find_thread(bpf_get_current_pid_tgid(), &index);
+	t = find_thread(bpf_get_current_pid_tgid());
 	if (t && t->call & HVT_CALL_OPEN) {
 		t->call |= HVT_CALL_VMM;
-		note_exit(index);
+		note_exit(t->tid);
 	}
 	return 0;
 }
@@ -356,20 +395,19 @@ PROBE(kvm_userspace_exit)
 /* A thread that ends will not complete its call, and its tid may come again. */
 PROBE(sched_process_exit)
 {
-	u32 tid = bpf_get_current_pid_tgid(), at = tid & (HVT_CACHE - 1), index = 0;
-	struct hvt_thread *t = find_thread(tid, &index);
-	struct hvt_control *ctl = get_control();
-	u64 *word;
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	u64 *word = cache_word(pid_tgid);
+	struct hvt_thread *t = find_thread(pid_tgid);
+	u32 tid = pid_tgid;
 
-	if (!t || !ctl)
+	if (!t)
 		return 0;
-	if (is_open(ctl, t->call))
-		close_unfinished(ctl, t, index);
+	if (is_open(t->call))
+		close_unfinished(t);
 	t->call = 0;
 	forget_vcpu(tid);
 	tids.delete(&tid);
-	word = cache.lookup(&at);
-	if (word && *word >> 32 == tid)
+	if (*word >> 32 == tid)
 		*word = 0;
 	barrier();
 	t->state = HVT_DEAD;

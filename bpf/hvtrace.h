@@ -10,7 +10,7 @@
 #define HVTRACE_H
 
 /* ABI number of everything below; raised with every change of meaning. */
-#define HVT_LAYOUT 2
+#define HVT_LAYOUT 3
 
 /*
  * Latency buckets, log-linear: 25 octaves from 2^-23 s (119 ns) to 2^2 s,
@@ -28,11 +28,6 @@
 #define HVT_TABLE 128
 
 #define HVT_COMM 16
-
-enum hvt_handler {
-	HVT_KERNEL = 0,
-	HVT_VMM = 1,
-};
 
 /* Verdicts on fast calls that have output (reference: TLFS 3.8.1). Calls
  * without output parameters, memory calls and unknown codes are the same for
@@ -60,24 +55,26 @@ struct hvt_abi {
 	__u8 pad;
 };
 
-/* One (vCPU thread, code, fast, handler). Single writer: the thread. User
- * space reads it through mmap and writes it only after the thread's end. */
+/*
+ * One (vCPU thread, code, fast, handler). Single writer: the thread. User space
+ * reads it through mmap and writes it only after the thread's end. 15 cache
+ * lines; a successful call touches the first and one of the buckets'.
+ */
 struct hvt_slot {
-	__u32 thread; /* index into `threads` + 1; 0: the slot is free */
-	__u16 code;
-	__u8 fast;
-	__u8 handler; /* enum hvt_handler */
+	__u32 key; /* the low bits of hvt_thread.call: HVT_CALL_KEY */
+	__u32 pad;
+	struct hvt_abi abi;
 	__u64 sum_ns; /* completed calls only, as min and max */
 	__u64 min_ns; /* ~0 before the first */
 	__u64 max_ns;
-	__u64 unfinished; /* superseded, or pending when the thread ended */
-	__u64 reps;	  /* reps completed, bits 43:32 of the result */
+	__u64 reps; /* reps completed, bits 43:32 of the result */
 	__u64 xmm_input;
-	struct hvt_abi abi;
+	__u64 unfinished; /* superseded, or pending when the thread ended */
 	__u64 xmm_output[HVT_XMM_OUTPUTS];
 	__u64 status_count[HVT_STATUSES]; /* failures; success is the rest */
 	__u16 status[HVT_STATUSES];	  /* 0: entry unused */
 	__u64 buckets[HVT_BUCKETS];	  /* completed calls are their sum */
+	__u64 pad_to_line;
 };
 
 enum hvt_thread_state {
@@ -86,16 +83,18 @@ enum hvt_thread_state {
 	HVT_DEAD = 2, /* ended: user space may collect and recycle it */
 };
 
-/* One vCPU thread: the state machine, and its table of slots. */
+/* One vCPU thread: the state machine in one cache line, and its table of slots. */
 struct hvt_thread {
 	__u64 call; /* the open call (HVT_CALL_*), 0 when there is none */
 	__u64 start_ns;
+	__u64 exit_ns; /* --round-trip: of the exit that made the call, */
+	__u64 vcpu;    /* the struct kvm_vcpu that exited, */
+	__u32 trip;    /* and the call's slot, once it has completed; 0: none */
 	__u32 tid;
 	__u32 tgid;
 	__u32 state; /* enum hvt_thread_state */
-	__u32 slots; /* table entries in use */
 	char comm[HVT_COMM];
-	__u16 table[HVT_TABLE]; /* slot index + 1; 0: unused */
+	__u16 table[HVT_TABLE]; /* indices into `slots`; 0: unused */
 };
 
 /*
@@ -104,25 +103,40 @@ struct hvt_thread {
  */
 #define HVT_CALL_FAST (1ULL << 16)
 #define HVT_CALL_VMM (1ULL << 17)     /* left for user space */
-#define HVT_CALL_VAR_SHIFT 18	      /* 10 bits, 8-byte units */
-#define HVT_CALL_REP_SHIFT 28	      /* 12 bits */
+#define HVT_CALL_KEY 0x3ffff	      /* code, fast, handler: what a slot counts */
+#define HVT_CALL_VAR_SHIFT 18	      /* 10 bits, 8-byte units; of fast calls only */
+#define HVT_CALL_REP_SHIFT 28	      /* 12 bits; of fast calls only */
 #define HVT_CALL_EPOCH_SHIFT 40	      /* 16 bits */
 #define HVT_CALL_SKIPPED (1ULL << 62) /* filtered out: its end is no orphan */
 #define HVT_CALL_OPEN (1ULL << 63)
 
-/* `control`[0]: filters, written by user space; losses, by the programs. */
+/* Filters, written by user space; losses, by the programs. A cache line each. */
 struct hvt_control {
 	__u32 filter_tgid; /* 0: every process */
 	__u32 filter_code; /* HVT_ANY_CODE: every code */
-	__u64 epoch;	   /* raised with every change of a filter: calls open
-			    * across one are not counted at all */
-	__u64 orphans;	   /* completions without a start */
-	__u64 no_slot;	   /* calls not counted: no free slot, or table full */
-	__u64 no_thread;   /* calls not counted: no free thread entry */
-	__u64 no_status;   /* failures whose status found no room */
-	__u64 no_exit;	   /* forwarded calls whose exit was not seen (--evidence) */
+	__u64 epoch;	   /* HVT_CALL_OPEN and the epoch, as in hvt_thread.call. Raised with
+			    * every change of a filter: calls open across one are not
+			    * counted at all */
+	__u64 pad[6];
+	__u64 orphans;	 /* completions without a start */
+	__u64 no_slot;	 /* calls not counted: no free slot, or table full */
+	__u64 no_thread; /* calls not counted: no free thread entry */
+	__u64 no_status; /* failures whose status found no room */
+	__u64 no_exit;	 /* forwarded calls whose exit was not seen (--evidence) */
+	__u64 pad_to_line[3];
 };
 #define HVT_ANY_CODE 0xffffffff
+
+#ifdef HVT_MAX_THREADS
+/* What every event needs, in one map element: reached by address, not by look-up. */
+struct hvt_state {
+	struct hvt_control control;
+	/* In front of the hash `tids`, for hash look-ups are calls: indexed by the low
+	 * bits of the tid, one word holds tid and index, so a race can miss, never mix. */
+	__u64 cache[HVT_CACHE];
+	struct hvt_thread threads[HVT_MAX_THREADS];
+};
+#endif
 
 /* Key of `statuses`: the failures for which the slot had no entry left. */
 struct hvt_status_key {

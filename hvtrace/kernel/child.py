@@ -18,12 +18,14 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-
+_LD_IMM64 = 0x18
+_PSEUDO_MAP_VALUE = 2
 
 _kept: list[Any] = []  # BCC closes what is collected
 
@@ -53,6 +55,9 @@ def load(job: dict[str, Any]) -> list[int]:
         "tracepoint": bcc.BPF.TRACEPOINT,
         "kprobe": bcc.BPF.KPROBE,
     }
+    maps = [module[name.encode()].map_fd for name in job["maps"]]
+    for name, _ in job["programs"]:
+        _put_in_addresses(bcc.lib, module.module, name.encode(), maps)
     try:
         programs = [
             module.load_func(name.encode(), kinds[kind]).fd for name, kind in job["programs"]
@@ -60,7 +65,27 @@ def load(job: dict[str, Any]) -> list[int]:
     except Exception as error:
         raise Failed("load", str(error)) from None
     _kept.append(module)
-    return programs + [module[name.encode()].map_fd for name in job["maps"]]
+    return programs + maps
+
+
+def _put_in_addresses(lib: Any, module: int, name: bytes, maps: list[int]) -> None:
+    """Name the maps whose elements a program reaches by address, for BCC knows no such thing.
+
+    In BPF_LD_IMM64 with src_reg BPF_PSEUDO_MAP_VALUE, the program has an index into the job's
+    maps in bits 31:24 of the first `imm`, and an offset below; the kernel wants a descriptor
+    there, and the offset in the second `imm` (Documentation/bpf/standardization/
+    instruction-set.rst).
+    """
+    size = lib.bpf_function_size(module, name)
+    code = (ctypes.c_ubyte * size).from_address(lib.bpf_function_start(module, name))
+    at = 0
+    while at < size:
+        wide = code[at] == _LD_IMM64
+        if wide and code[at + 1] >> 4 == _PSEUDO_MAP_VALUE:
+            (imm,) = struct.unpack_from("<I", code, at + 4)
+            struct.pack_into("<I", code, at + 4, maps[imm >> 24])
+            struct.pack_into("<I", code, at + 12, imm & 0xFFFFFF)
+        at += 16 if wide else 8
 
 
 def main() -> int:

@@ -13,16 +13,18 @@ import numpy as np
 from hvtrace.hyperv.xmm import COUNTED
 from hvtrace.stats.histogram import BUCKETS
 
-LAYOUT = 2
+LAYOUT = 3
 STATUSES = 4
 TABLE = 128
 COMM = 16
+CACHE = 4096
 
-KERNEL, VMM = 0, 1
 FREE, LIVE, DEAD = range(3)
 
 CALL_FAST = 1 << 16
 CALL_VMM = 1 << 17
+CALL_KEY = 0x3FFFF
+NO_KEY = 0xFFFF_FFFF  # of no call: it has bits outside CALL_KEY
 CALL_VAR_SHIFT = 18
 CALL_REP_SHIFT = 28
 CALL_EPOCH_SHIFT = 40
@@ -44,21 +46,20 @@ ABI = np.dtype(
 
 SLOT = np.dtype(
     [
-        ("thread", "<u4"),
-        ("code", "<u2"),
-        ("fast", "u1"),
-        ("handler", "u1"),
+        ("key", "<u4"),
+        ("pad", "<u4"),
+        ("abi", ABI),
         ("sum_ns", "<u8"),
         ("min_ns", "<u8"),
         ("max_ns", "<u8"),
-        ("unfinished", "<u8"),
         ("reps", "<u8"),
         ("xmm_input", "<u8"),
-        ("abi", ABI),
+        ("unfinished", "<u8"),
         ("xmm_output", "<u8", (len(COUNTED),)),
         ("status_count", "<u8", (STATUSES,)),
         ("status", "<u2", (STATUSES,)),
         ("buckets", "<u8", (BUCKETS,)),
+        ("pad_to_line", "<u8"),
     ]
 )
 
@@ -66,10 +67,12 @@ THREAD = np.dtype(
     [
         ("call", "<u8"),
         ("start_ns", "<u8"),
+        ("exit_ns", "<u8"),
+        ("vcpu", "<u8"),
+        ("trip", "<u4"),
         ("tid", "<u4"),
         ("tgid", "<u4"),
         ("state", "<u4"),
-        ("slots", "<u4"),
         ("comm", f"S{COMM}"),
         ("table", "<u2", (TABLE,)),
     ]
@@ -80,13 +83,23 @@ CONTROL = np.dtype(
         ("filter_tgid", "<u4"),
         ("filter_code", "<u4"),
         ("epoch", "<u8"),
+        ("pad", "<u8", (6,)),
         ("orphans", "<u8"),
         ("no_slot", "<u8"),
         ("no_thread", "<u8"),
         ("no_status", "<u8"),
         ("no_exit", "<u8"),
+        ("pad_to_line", "<u8", (3,)),
     ]
 )
+
+
+def state(cache: int, threads: int) -> np.dtype[np.void]:
+    """Struct hvt_state; `cache` words of the programs' own, and entries of `threads`."""
+    return np.dtype(
+        [("control", CONTROL), ("cache", "<u8", (cache,)), ("threads", THREAD, (threads,))]
+    )
+
 
 LOSSES = ("orphans", "no_slot", "no_thread", "no_status", "no_exit")
 

@@ -139,11 +139,11 @@ class LiveSource:
         where KVM was replaced meanwhile.
         """
         self._attachment.follow()
-        # Threads before slots: one that is dead here has written all of its slots.
+        # State before table before slots: a thread that is dead here has written all.
+        state = self._maps.threads["state"].copy()
         threads = self._maps.threads.copy()
-        used, slots = self._maps.used_slots()
-        owner = slots["thread"].astype(np.intp) - 1
-        self._resolve(np.union1d(np.flatnonzero(threads["state"]), owner))
+        owner, used, slots = self._maps.used_slots(threads)
+        self._resolve(np.flatnonzero(state))
         now = Snapshot(
             time=time.time(),
             monotonic_ns=time.monotonic_ns(),
@@ -151,7 +151,7 @@ class LiveSource:
             rows=rows_of(
                 slots,
                 self._vm_of[owner],
-                self._maps.threads["tid"][owner],
+                threads["tid"][owner],
                 self.host.interface.in_kernel,
             ),
             statuses=statuses_of(slots, self._maps.more_statuses(used, slots)),
@@ -159,7 +159,7 @@ class LiveSource:
             exits=self._exits(),
             in_flight=int(np.count_nonzero(threads["call"] & np.uint64(layout.CALL_OPEN))),
         )
-        dead = np.flatnonzero(threads["state"] == layout.DEAD)
+        dead = np.flatnonzero(state == layout.DEAD)
         gone = np.isin(owner, dead)
         if len(dead):
             self._final = rollup(concat(self._final, select(now, gone)))

@@ -22,9 +22,13 @@ class Maps:
     def __init__(self, fds: dict[str, int], threads: int, slots: int) -> None:
         """Map the arrays and fill the free lists; `fds` by map name, sizes as compiled."""
         self._fds = fds
-        self.slots = _mapped(fds["slots"], slots, layout.SLOT)
-        self.threads = _mapped(fds["threads"], threads, layout.THREAD)
-        self.control = _mapped(fds["control"], 1, layout.CONTROL)
+        self._epoch = 0
+        state = _mapped(fds["state"], 1, layout.state(layout.CACHE, threads))
+        self.control: Array = state["control"]
+        self.threads: Array = state["threads"][0]
+        self._last_slot = slots
+        self._slots = _mapped(fds["slots"], 1, layout.SLOT)
+        self._slots["key"] = layout.NO_KEY  # the first is "none" in a thread's table
         # No process, until set_filter: so all programs begin at one instant, not one
         # after another as they are attached, which would make orphans.
         self.control["filter_tgid"] = layout.NO_PROCESS
@@ -32,18 +36,27 @@ class Maps:
             value = np.array((*abi, 0), dtype=layout.ABI).tobytes()
             bpf.update(fds["abis"], np.uint32(code).tobytes(), value)
         # Stacks: pushed from the end, so that used indices stay together at the start.
-        bpf.push_indices(fds["free_slots"], range(slots - 1, -1, -1))
+        bpf.push_indices(fds["free_slots"], range(slots, 0, -1))
         bpf.push_indices(fds["free_threads"], range(threads - 1, -1, -1))
 
     def set_filter(self, tgid: int, code: int) -> None:
         """Count process `tgid` (0: all) and `code` (ANY_CODE: all) only, from now on."""
         self.control["filter_tgid"], self.control["filter_code"] = tgid, code
-        self.control["epoch"] += 1
+        self._epoch = (self._epoch + 1) & 0xFFFF
+        self.control["epoch"] = layout.CALL_OPEN | self._epoch << layout.CALL_EPOCH_SHIFT
 
-    def used_slots(self) -> tuple[NDArray[np.intp], Array]:
-        """Indices of the slots in use, and copies of them."""
-        used = np.flatnonzero(self.slots["thread"])
-        return used, self.slots[used]
+    def used_slots(self, threads: Array) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+        """The slots in the tables of `threads`: owner (index of a thread), index, and copies."""
+        owner, entry = np.nonzero(threads["table"])
+        used = threads["table"][owner, entry].astype(np.intp)
+        return owner, used, self._slots_up_to(used.max(initial=0))[used]
+
+    def _slots_up_to(self, last: int) -> Array:
+        # Mapped pages count as this process's own memory, so no more than is used.
+        if last >= len(self._slots):
+            count = min(self._last_slot + 1, max(last + 1, 2 * len(self._slots)))
+            self._slots = _mapped(self._fds["slots"], count, layout.SLOT)
+        return self._slots
 
     def more_statuses(self, used: NDArray[np.intp], slots: Array) -> list[tuple[int, int, int]]:
         """Failures beyond a slot's own entries, as (position in `used`, status, count)."""
@@ -75,13 +88,14 @@ class Maps:
 
     def recycle(self, threads: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
         """Clear entries of ended threads and their slots, and give them to the programs again."""
-        full = slots[self.slots["status_count"][slots].all(axis=-1)]
+        mapped = self._slots_up_to(slots.max(initial=0))
+        full = slots[mapped["status_count"][slots].all(axis=-1)]
         if len(full):
             for slot, status, _ in self._status_items():
                 if slot in full:
                     key = np.array((slot, status), dtype=layout.STATUS_KEY)
                     bpf.delete(self._fds["statuses"], key.tobytes())
-        self.slots[slots] = np.zeros((), dtype=layout.SLOT)
+        mapped[slots] = np.zeros((), dtype=layout.SLOT)
         self.threads[threads] = np.zeros((), dtype=layout.THREAD)
         bpf.push_indices(self._fds["free_slots"], slots.tolist())
         bpf.push_indices(self._fds["free_threads"], threads.tolist())

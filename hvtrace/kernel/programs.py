@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvtrace.hyperv.interface import HCALL, Interface, Part
-from hvtrace.kernel import loader
+from hvtrace.kernel import layout, loader
 from hvtrace.kernel.features import Features
-from hvtrace.kernel.layout import bpf_folder
 from hvtrace.kernel.loader import Loaded, Program
 
 MAX_THREADS = 1024
 MAX_SLOTS = 16384
 MAX_VCPUS = 4096
-CACHE = 4096
 
-MAPS = ("slots", "threads", "control", "free_slots", "free_threads", "abis", "statuses")
+MAPS = ("state", "slots", "free_slots", "free_threads", "abis", "statuses")
 
 # In the order of attaching: a thread's end must never be missed once its calls are seen.
 EVENTS = (
@@ -48,18 +46,21 @@ def load_counters(
     With `evidence`, they look at exits to user space, too; with `vcpus`, one
     more reads their CPUID. Both need BTF.
     """
-    sources = [bpf_folder() / "hvtrace.bpf.c"]
+    sources = [layout.bpf_folder() / "hvtrace.bpf.c"]
     kind = "raw" if host.shape.raw else "tracepoint"
     programs = [Program(event, kind, event) for event in EVENTS]
-    flags = [f"-DHVT_MAX_THREADS={threads}", f"-DHVT_MAX_SLOTS={slots}", f"-DHVT_CACHE={CACHE}"]
     maps = [*MAPS]
+    flags = [
+        f"-DHVT_MAX_THREADS={1 << (threads - 1).bit_length()}",
+        *(f"-DHVT_MAX_SLOTS={slots}", f"-DHVT_CACHE={layout.CACHE}", f"-DHVT_STATE={maps.index('state')}"),
+    ]
     if evidence:
         programs += [BY_KPROBE, BY_ENTRY] if host.kprobes else [BY_ENTRY]
-        sources.append(bpf_folder() / "evidence.bpf.c")
+        sources.append(layout.bpf_folder() / "evidence.bpf.c")
         flags += _evidence_flags(host.interface)
         maps.append("exits")
     if vcpus:
-        sources.append(bpf_folder() / "vcpus.bpf.c")
+        sources.append(layout.bpf_folder() / "vcpus.bpf.c")
         programs.append(VCPUS)
         flags.append(f"-DHVT_MAX_VCPUS={MAX_VCPUS}")
         maps.append("vcpus")

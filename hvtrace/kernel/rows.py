@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvtrace.hyperv.xmm import COUNTED, VERDICTS, fixed_verdict
+from hvtrace.kernel import layout
 from hvtrace.stats.snapshot import ROW, STATUS, Array
 
-_SAME = (
-    *("code", "fast", "handler", "sum_ns", "min_ns", "max_ns"),
-    *("unfinished", "reps", "xmm_input", "buckets"),
-)
+_SAME = ("sum_ns", "min_ns", "max_ns", "unfinished", "reps", "xmm_input", "buckets")
 
 
 def rows_of(
@@ -26,6 +24,9 @@ def rows_of(
     """
     rows = np.zeros(len(slots), dtype=ROW)
     rows["vm"], rows["tid"] = vm, tid
+    rows["code"] = slots["key"] & 0xFFFF
+    rows["fast"] = slots["key"] & layout.CALL_FAST != 0
+    rows["handler"] = slots["key"] & layout.CALL_VMM != 0
     for name in _SAME:
         rows[name] = slots[name]
     rows["xmm_output"] = _verdicts(slots, can_output)
@@ -40,10 +41,11 @@ def _verdicts(slots: Array, can_output: bool) -> NDArray[np.uint64]:
         said = "claimed" if name.startswith("used") and not can_output else name
         out[:, VERDICTS.index(said)] += counted[:, i]
     over = slots["buckets"].sum(axis=-1, dtype=np.uint64) + slots["unfinished"]
-    for code, fast in {(int(code), int(fast)) for code, fast in slots[["code", "fast"]].tolist()}:
-        fixed = fixed_verdict(code, bool(fast))
+    convention = slots["key"] & (layout.CALL_FAST | 0xFFFF)
+    for key in np.unique(convention).tolist():
+        fixed = fixed_verdict(key & 0xFFFF, bool(key & layout.CALL_FAST))
         if fixed is not None:
-            same = (slots["code"] == code) & (slots["fast"] == fast)
+            same = convention == key
             out[same, VERDICTS.index(fixed)] = over[same]
     return out
 

@@ -12,7 +12,6 @@ import pytest
 from hvtrace.hyperv import xmm
 from hvtrace.kernel import layout
 from hvtrace.stats import histogram
-from hvtrace.stats.snapshot import HANDLERS
 
 PRELUDE = """
 #include <linux/types.h>
@@ -42,8 +41,7 @@ CONSTANTS = {
     "HVT_TABLE": layout.TABLE,
     "HVT_CPUID_WORDS": layout.CPUID_WORDS,
     "HVT_COMM": layout.COMM,
-    "HVT_KERNEL": HANDLERS.index("kernel"),
-    "HVT_VMM": HANDLERS.index("vmm"),
+    "HVT_CALL_KEY": layout.CALL_KEY,
     "HVT_IMPOSSIBLE": xmm.COUNTED.index("impossible"),
     "HVT_REFUSED": xmm.COUNTED.index("refused"),
     "HVT_USED_GPR": xmm.COUNTED.index("used-gpr"),

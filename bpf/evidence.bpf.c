@@ -116,7 +116,7 @@ static __always_inline bool left_alone(struct exit_seen *exit, u32 first, u32 co
 static __always_inline void count_exit(const struct hvt_thread *t, const struct hvt_abi abi,
 				       bool success, u32 reps)
 {
-	u32 in = abi.in_fixed + 8 * CALL_VAR(t->call) + abi.in_elem * CALL_REP(t->call);
+	u32 in = INPUT_BYTES(abi, t->call);
 	struct hvt_exit_key key = {.tgid = t->tgid, .tid = t->tid};
 	struct hvt_exit *known, new = {};
 	struct exit_seen *exit;

@@ -35,6 +35,8 @@
 #define HASH(call) ((call) ^ (call) >> 11)
 #define CALL_VAR(call) ((call) >> HVT_CALL_VAR_SHIFT & 0x3ff)
 #define CALL_REP(call) ((call) >> HVT_CALL_REP_SHIFT & 0xfff)
+#define INPUT_BYTES(abi, call)                                                                     \
+	((abi).in_fixed + 8 * CALL_VAR(call) + (abi).in_elem * CALL_REP(call))
 #define PAIRS(bytes) (((bytes) + XMM_PAIR_BYTES - 1) / XMM_PAIR_BYTES)
 
 /* Where it stands: the compiler would make one of several, with an address worked out. */
@@ -94,6 +96,7 @@ static __always_inline u64 *cache_word(u64 pid_tgid)
 static __always_inline struct hvt_thread *find_thread(u64 pid_tgid)
 {
 	u64 index = *cache_word(pid_tgid) ^ pid_tgid << 32; /* where the word is of this tid */
+	struct hvt_thread *t;
 	u32 tid, *known;
 
 	if (index > HVT_MAX_THREADS - 1) {
@@ -105,7 +108,10 @@ static __always_inline struct hvt_thread *find_thread(u64 pid_tgid)
 		index = *known & (HVT_MAX_THREADS - 1);
 		*cache_word(tid) = (u64)tid << 32 | index;
 	}
-	return STATE_AT(threads[0]) + index;
+	t = STATE_AT(threads[0]) + index;
+	if (!t) /* as the compiler does not know */
+		__builtin_unreachable();
+	return t;
 }
 
 static __always_inline struct hvt_thread *new_thread(void)
@@ -128,33 +134,57 @@ static __always_inline struct hvt_thread *new_thread(void)
 	return t;
 }
 
-static __always_inline struct hvt_slot *new_slot(u16 *entry, u32 key, u32 *index)
+/* What the sizes of a fast call come to (TLFS 3.7.2 and 3.8.1). Kept in the slot,
+ * because a guest makes the same call many times over. */
+static __always_inline void set_shape(struct hvt_slot *slot, u64 call)
+{
+	u8 flags = slot->abi.flags, xmm = 0;
+	u64 in, out;
+
+	if (call & HVT_CALL_FAST && flags & HVT_ABI_INPUT) {
+		in = INPUT_BYTES(slot->abi, call);
+		out = slot->abi.out_fixed + slot->abi.out_elem * CALL_REP(call);
+		if (in > XMM_PAIR_BYTES)
+			xmm = HVT_XMM_INPUT;
+		if (flags & HVT_ABI_OUTPUT)
+			xmm |= PAIRS(in) + PAIRS(out) > XMM_PAIRS ? HVT_XMM_IMPOSSIBLE
+								  : HVT_XMM_OUTPUT;
+	}
+	slot->abi.xmm = xmm;
+	slot->shape = call & HVT_CALL_SHAPE;
+}
+
+static __always_inline struct hvt_slot *new_slot(u16 *entry, u64 call, u32 *index)
 {
 	struct hvt_slot *slot;
 	struct hvt_abi *abi;
-	u32 code = (u16)key;
+	u32 code = (u16)call;
 
 	if (free_slots.pop(index))
 		return 0;
 	slot = slots.lookup(index);
 	if (!slot)
 		return 0;
-	slot->key = key;
 	slot->min_ns = ~0ULL;
 	abi = abis.lookup(&code);
 	if (abi)
 		slot->abi = *abi;
+	set_shape(slot, call);
 	/* Last: what makes the slot visible to a reader. */
 	barrier();
 	*entry = *index;
 	return slot;
 }
 
-/* The slot of (code, fast, handler), made on first use: open addressing in the
- * thread's own table, the key checked in the slot, which is touched anyhow. */
+static __always_inline bool is_of(const struct hvt_slot *slot, u64 call, u64 mask)
+{
+	return !((slot->shape ^ call) & mask);
+}
+
 static __always_inline struct hvt_slot *search_slot(struct hvt_thread *t, u32 *index)
 {
-	u32 key = t->call & HVT_CALL_KEY, at = HASH(key), i;
+	u64 call = t->call;
+	u32 at = HASH(call), i;
 	struct hvt_slot *slot;
 	u16 *entry;
 
@@ -162,27 +192,38 @@ static __always_inline struct hvt_slot *search_slot(struct hvt_thread *t, u32 *i
 		entry = &t->table[at++ & (HVT_TABLE - 1)];
 		*index = *entry;
 		if (!*index) {
-			slot = new_slot(entry, key, index);
+			slot = new_slot(entry, call, index);
 			if (slot)
 				return slot;
 			break;
 		}
 		slot = slots.lookup(index);
-		if (slot && slot->key == key)
+		if (slot && is_of(slot, call, HVT_CALL_KEY)) {
+			set_shape(slot, call);
 			return slot;
+		}
 	}
 	COUNT_LOST(no_slot);
 	return 0;
 }
 
+/* The slot of the thread's open call, made on first use: open addressing in the
+ * thread's own table, the key checked in the slot, which is touched anyhow. */
 static __always_inline struct hvt_slot *find_slot(struct hvt_thread *t, u32 *index)
 {
 	struct hvt_slot *slot;
 
 	*index = t->table[HASH(t->call) & (HVT_TABLE - 1)];
-	slot = slots.lookup(index); /* of "none", too: its key is no call's */
-	if (slot && slot->key == (t->call & HVT_CALL_KEY))
-		return slot;
+	slot = slots.lookup(index); /* of "none", too: its shape is no call's */
+	if (slot) {
+		if (is_of(slot, t->call, HVT_CALL_SHAPE))
+			return slot;
+		barrier();
+		if (is_of(slot, t->call, HVT_CALL_KEY)) {
+			set_shape(slot, t->call);
+			return slot;
+		}
+	}
 	barrier();
 	return search_slot(t, index);
 }
@@ -200,21 +241,17 @@ static __always_inline void forget_vcpu(u32 tid);
 
 /* XMM input and the verdict on output of a fast call (TLFS 3.7.2 and 3.8.1);
  * hvtrace/hyperv/xmm.py says the same in Python, and tests/bpf compares. */
-static __always_inline void count_xmm(struct hvt_slot *slot, u64 call, bool success, u32 reps)
+static __always_inline void count_xmm(struct hvt_slot *slot, bool success, u32 reps)
 {
-	u64 rep = CALL_REP(call), in, out;
-	u8 flags = slot->abi.flags;
+	u64 xmm = slot->abi.xmm, in, out;
 
-	if (!(flags & HVT_ABI_INPUT))
+	if (!xmm)
 		return;
-	in = slot->abi.in_fixed + 8 * CALL_VAR(call) + slot->abi.in_elem * rep;
-	if (in > XMM_PAIR_BYTES)
-		slot->xmm_input++;
-	if (HVT_NO_VERDICTS || !(flags & HVT_ABI_OUTPUT))
+	if (xmm & HVT_XMM_INPUT)
+		COUNT(slot->xmm_input);
+	if (HVT_NO_VERDICTS || xmm == HVT_XMM_INPUT)
 		return;
-	in = PAIRS(in);
-	out = slot->abi.out_fixed + slot->abi.out_elem * rep;
-	if (in + PAIRS(out) > XMM_PAIRS) {
+	if (xmm & HVT_XMM_IMPOSSIBLE) {
 		COUNT(slot->xmm_output[HVT_IMPOSSIBLE]);
 		return;
 	}
@@ -222,8 +259,9 @@ static __always_inline void count_xmm(struct hvt_slot *slot, u64 call, bool succ
 		COUNT(slot->xmm_output[HVT_REFUSED]);
 		return;
 	}
+	in = INPUT_BYTES(slot->abi, slot->shape);
 	out = slot->abi.out_fixed + slot->abi.out_elem * reps;
-	if (out && in + PAIRS(out) > 1) {
+	if (out && PAIRS(in) + PAIRS(out) > 1) {
 		COUNT(slot->xmm_output[HVT_USED_XMM]);
 		return;
 	}
@@ -277,8 +315,7 @@ static __always_inline void close_completed(struct hvt_thread *t, CONTEXT *ctx)
 	result = FIELD(u64, HVT_RESULT);
 	status = result;
 	reps = result >> 32 & 0xfff;
-	if (t->call & HVT_CALL_FAST)
-		count_xmm(slot, t->call, !status, reps);
+	count_xmm(slot, !status, reps);
 	if (result) {
 		slot->reps += reps;
 		if (status)
@@ -299,8 +336,7 @@ static __always_inline void close_unfinished(struct hvt_thread *t)
 	if (!slot)
 		return;
 	slot->unfinished++;
-	if (t->call & HVT_CALL_FAST)
-		count_xmm(slot, t->call, false, 0);
+	count_xmm(slot, false, 0);
 	count_exit(t, slot->abi, false, 0);
 }
 
@@ -337,7 +373,7 @@ PROBE(kvm_hv_hypercall)
 
 	call = FIELD(u16, HVT_CODE);
 	wanted = CONTROL->filter_code;
-	if (wanted != HVT_ANY_CODE && wanted != call) {
+	if (wanted && wanted != call + 1) {
 		t->call = HVT_CALL_SKIPPED;
 		return 0;
 	}
@@ -358,19 +394,17 @@ PROBE(kvm_hv_hypercall)
 PROBE(kvm_hv_hypercall_done)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct hvt_thread *t;
+	struct hvt_thread *t = find_thread(pid_tgid);
 
-	if (filtered_out(pid_tgid))
-		return 0;
-	t = find_thread(pid_tgid);
 	if (!t) {
-		COUNT_LOST(orphans);
+		if (!filtered_out(pid_tgid))
+			COUNT_LOST(orphans);
 		return 0;
 	}
 	WHOLE(t);
 	if (is_open(t->call))
 		close_completed(t, ctx);
-	else if (!t->call)
+	else if (!t->call && !filtered_out(bpf_get_current_pid_tgid()))
 		COUNT_LOST(orphans);
 	t->call = 0;
 	return 0;

@@ -52,7 +52,13 @@ struct hvt_abi {
 	__u8 in_elem;
 	__u8 out_elem;
 	__u8 flags; /* enum hvt_abi_flags */
-	__u8 pad;
+	__u8 xmm;   /* of a slot: enum hvt_xmm, what its last call's sizes come to */
+};
+
+enum hvt_xmm {
+	HVT_XMM_INPUT = 1,	/* input reaches an XMM register */
+	HVT_XMM_OUTPUT = 2,	/* has output, and room for it */
+	HVT_XMM_IMPOSSIBLE = 4, /* has output, and no room */
 };
 
 /*
@@ -61,8 +67,7 @@ struct hvt_abi {
  * lines; a successful call touches the first and one of the buckets'.
  */
 struct hvt_slot {
-	__u32 key; /* the low bits of hvt_thread.call: HVT_CALL_KEY */
-	__u32 pad;
+	__u64 shape; /* of its last call: HVT_CALL_SHAPE */
 	struct hvt_abi abi;
 	__u64 sum_ns; /* completed calls only, as min and max */
 	__u64 min_ns; /* ~0 before the first */
@@ -102,18 +107,20 @@ struct hvt_thread {
  * how the call was seen, and the filter epoch it was made under.
  */
 #define HVT_CALL_FAST (1ULL << 16)
-#define HVT_CALL_VMM (1ULL << 17)     /* left for user space */
-#define HVT_CALL_KEY 0x3ffff	      /* code, fast, handler: what a slot counts */
-#define HVT_CALL_VAR_SHIFT 18	      /* 10 bits, 8-byte units; of fast calls only */
-#define HVT_CALL_REP_SHIFT 28	      /* 12 bits; of fast calls only */
-#define HVT_CALL_EPOCH_SHIFT 40	      /* 16 bits */
-#define HVT_CALL_SKIPPED (1ULL << 62) /* filtered out: its end is no orphan */
+#define HVT_CALL_VMM (1ULL << 17)  /* left for user space */
+#define HVT_CALL_VAR_SHIFT 18	   /* 10 bits, 8-byte units; of fast calls only */
+#define HVT_CALL_REP_SHIFT 28	   /* 12 bits; of fast calls only */
+#define HVT_CALL_NONE (1ULL << 40) /* of no call: the shape of slot 0 */
+#define HVT_CALL_EPOCH_SHIFT 41	   /* 16 bits */
+#define HVT_CALL_SHAPE ((1ULL << HVT_CALL_EPOCH_SHIFT) - 1)
+#define HVT_CALL_KEY (HVT_CALL_NONE | 0x3ffff) /* code, fast, handler: what a slot counts */
+#define HVT_CALL_SKIPPED (1ULL << 62)	       /* filtered out: its end is no orphan */
 #define HVT_CALL_OPEN (1ULL << 63)
 
 /* Filters, written by user space; losses, by the programs. A cache line each. */
 struct hvt_control {
 	__u32 filter_tgid; /* 0: every process */
-	__u32 filter_code; /* HVT_ANY_CODE: every code */
+	__u32 filter_code; /* the code + 1; 0: every code */
 	__u64 epoch;	   /* HVT_CALL_OPEN and the epoch, as in hvt_thread.call. Raised with
 			    * every change of a filter: calls open across one are not
 			    * counted at all */
@@ -125,7 +132,6 @@ struct hvt_control {
 	__u64 no_exit;	 /* forwarded calls whose exit was not seen (--evidence) */
 	__u64 pad_to_line[3];
 };
-#define HVT_ANY_CODE 0xffffffff
 
 #ifdef HVT_MAX_THREADS
 /* What every event needs, in one map element: reached by address, not by look-up. */

@@ -23,14 +23,12 @@ FREE, LIVE, DEAD = range(3)
 
 CALL_FAST = 1 << 16
 CALL_VMM = 1 << 17
-CALL_KEY = 0x3FFFF
-NO_KEY = 0xFFFF_FFFF  # of no call: it has bits outside CALL_KEY
 CALL_VAR_SHIFT = 18
 CALL_REP_SHIFT = 28
-CALL_EPOCH_SHIFT = 40
+CALL_NONE = 1 << 40
+CALL_EPOCH_SHIFT = 41
 CALL_SKIPPED = 1 << 62
 CALL_OPEN = 1 << 63
-ANY_CODE = 0xFFFF_FFFF
 NO_PROCESS = 0xFFFF_FFFF  # no pid: they end at 2^22
 
 ABI = np.dtype(
@@ -40,14 +38,13 @@ ABI = np.dtype(
         ("in_elem", "u1"),
         ("out_elem", "u1"),
         ("flags", "u1"),
-        ("pad", "u1"),
+        ("xmm", "u1"),
     ]
 )
 
 SLOT = np.dtype(
     [
-        ("key", "<u4"),
-        ("pad", "<u4"),
+        ("shape", "<u8"),
         ("abi", ABI),
         ("sum_ns", "<u8"),
         ("min_ns", "<u8"),

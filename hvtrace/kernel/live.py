@@ -130,7 +130,7 @@ class LiveSource:
 
         Takes effect at once. Calls that are open at this instant are not counted.
         """
-        self._maps.set_filter(pid or 0, layout.ANY_CODE if code is None else code)
+        self._maps.set_filter(pid, code)
 
     def snapshot(self) -> Snapshot:
         """All counters since the start, one row per (vCPU thread, code, fast, handler).

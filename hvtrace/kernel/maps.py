@@ -28,7 +28,7 @@ class Maps:
         self.threads: Array = state["threads"][0]
         self._last_slot = slots
         self._slots = _mapped(fds["slots"], 1, layout.SLOT)
-        self._slots["key"] = layout.NO_KEY  # the first is "none" in a thread's table
+        self._slots["shape"] = layout.CALL_NONE  # the first is "none" in a thread's table
         # No process, until set_filter: so all programs begin at one instant, not one
         # after another as they are attached, which would make orphans.
         self.control["filter_tgid"] = layout.NO_PROCESS
@@ -39,9 +39,10 @@ class Maps:
         bpf.push_indices(fds["free_slots"], range(slots, 0, -1))
         bpf.push_indices(fds["free_threads"], range(threads - 1, -1, -1))
 
-    def set_filter(self, tgid: int, code: int) -> None:
-        """Count process `tgid` (0: all) and `code` (ANY_CODE: all) only, from now on."""
-        self.control["filter_tgid"], self.control["filter_code"] = tgid, code
+    def set_filter(self, tgid: int | None, code: int | None) -> None:
+        """Count process `tgid` and `code` only (None: all), from now on."""
+        self.control["filter_tgid"] = tgid or 0
+        self.control["filter_code"] = 0 if code is None else code + 1
         self._epoch = (self._epoch + 1) & 0xFFFF
         self.control["epoch"] = layout.CALL_OPEN | self._epoch << layout.CALL_EPOCH_SHIFT
 

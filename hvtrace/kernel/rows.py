@@ -24,9 +24,9 @@ def rows_of(
     """
     rows = np.zeros(len(slots), dtype=ROW)
     rows["vm"], rows["tid"] = vm, tid
-    rows["code"] = slots["key"] & 0xFFFF
-    rows["fast"] = slots["key"] & layout.CALL_FAST != 0
-    rows["handler"] = slots["key"] & layout.CALL_VMM != 0
+    rows["code"] = slots["shape"] & 0xFFFF
+    rows["fast"] = slots["shape"] & layout.CALL_FAST != 0
+    rows["handler"] = slots["shape"] & layout.CALL_VMM != 0
     for name in _SAME:
         rows[name] = slots[name]
     rows["xmm_output"] = _verdicts(slots, can_output)
@@ -41,7 +41,7 @@ def _verdicts(slots: Array, can_output: bool) -> NDArray[np.uint64]:
         said = "claimed" if name.startswith("used") and not can_output else name
         out[:, VERDICTS.index(said)] += counted[:, i]
     over = slots["buckets"].sum(axis=-1, dtype=np.uint64) + slots["unfinished"]
-    convention = slots["key"] & (layout.CALL_FAST | 0xFFFF)
+    convention = slots["shape"] & (layout.CALL_FAST | 0xFFFF)
     for key in np.unique(convention).tolist():
         fixed = fixed_verdict(key & 0xFFFF, bool(key & layout.CALL_FAST))
         if fixed is not None:

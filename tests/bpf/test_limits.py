@@ -148,7 +148,7 @@ def test_a_filtered_call_still_ends_the_one_before(programs: Programs) -> None:
 def test_nothing_is_counted_before_the_first_filter(make_programs) -> None:
     """Programs attach one after another; they begin together."""
     programs = make_programs()
-    programs.source._maps.set_filter(layout.NO_PROCESS, layout.ANY_CODE)
+    programs.source._maps.set_filter(layout.NO_PROCESS, None)
     programs.call(FLUSH)
     programs.hypercall(POST)
     programs.source.set_filter(None, None)

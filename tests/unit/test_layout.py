@@ -41,7 +41,7 @@ CONSTANTS = {
     "HVT_TABLE": layout.TABLE,
     "HVT_CPUID_WORDS": layout.CPUID_WORDS,
     "HVT_COMM": layout.COMM,
-    "HVT_CALL_KEY": layout.CALL_KEY,
+    "HVT_CALL_NONE": layout.CALL_NONE,
     "HVT_IMPOSSIBLE": xmm.COUNTED.index("impossible"),
     "HVT_REFUSED": xmm.COUNTED.index("refused"),
     "HVT_USED_GPR": xmm.COUNTED.index("used-gpr"),
@@ -59,7 +59,6 @@ CONSTANTS = {
     "HVT_CALL_EPOCH_SHIFT": layout.CALL_EPOCH_SHIFT,
     "HVT_CALL_SKIPPED": layout.CALL_SKIPPED,
     "HVT_CALL_OPEN": layout.CALL_OPEN,
-    "HVT_ANY_CODE": layout.ANY_CODE,
 }
 
 

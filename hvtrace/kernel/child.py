@@ -57,7 +57,9 @@ def load(job: dict[str, Any]) -> list[int]:
     }
     maps = [module[name.encode()].map_fd for name in job["maps"]]
     for name, _ in job["programs"]:
-        _put_in_addresses(bcc.lib, module.module, name.encode(), maps)
+        size = bcc.lib.bpf_function_size(module.module, name.encode())
+        start = bcc.lib.bpf_function_start(module.module, name.encode())
+        _put_in_addresses((ctypes.c_ubyte * size).from_address(start), maps)
     try:
         programs = [
             module.load_func(name.encode(), kinds[kind]).fd for name, kind in job["programs"]
@@ -68,7 +70,7 @@ def load(job: dict[str, Any]) -> list[int]:
     return programs + maps
 
 
-def _put_in_addresses(lib: Any, module: int, name: bytes, maps: list[int]) -> None:
+def _put_in_addresses(code: ctypes.Array[ctypes.c_ubyte], maps: list[int]) -> None:
     """Name the maps whose elements a program reaches by address, for BCC knows no such thing.
 
     In BPF_LD_IMM64 with src_reg BPF_PSEUDO_MAP_VALUE, the program has an index into the job's
@@ -76,10 +78,8 @@ def _put_in_addresses(lib: Any, module: int, name: bytes, maps: list[int]) -> No
     there, and the offset in the second `imm` (Documentation/bpf/standardization/
     instruction-set.rst).
     """
-    size = lib.bpf_function_size(module, name)
-    code = (ctypes.c_ubyte * size).from_address(lib.bpf_function_start(module, name))
     at = 0
-    while at < size:
+    while at < len(code):
         wide = code[at] == _LD_IMM64
         if wide and code[at + 1] >> 4 == _PSEUDO_MAP_VALUE:
             (imm,) = struct.unpack_from("<I", code, at + 4)

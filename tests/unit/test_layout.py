@@ -111,6 +111,33 @@ def test_constant_is_the_same(name: str, header: dict[str, int]) -> None:
     assert header[name] % (1 << 64) == CONSTANTS[name] % (1 << 64)
 
 
+def test_the_state_is_the_same_in_c_and_in_numpy(tmp_path: Path) -> None:
+    members = ("control", "cache", "threads")
+    lines = [f'printf("%zu\\n", offsetof(struct hvt_state, {name}));' for name in members]
+    program = compile_c(
+        tmp_path,
+        f'int main(void) {{ {" ".join(lines)} printf("%zu", sizeof(struct hvt_state)); }}',
+        "-DHVT_MAX_THREADS=64",
+        f"-DHVT_CACHE={layout.CACHE}",
+    )
+    out = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    dtype = layout.state(layout.CACHE, 64)
+    assert dtype.fields is not None
+    offsets = [dtype.fields[name][1] for name in members]
+    assert [int(word) for word in out.split()] == [*offsets, dtype.itemsize]
+
+
+def test_what_a_call_touches_starts_a_cache_line() -> None:
+    state = layout.state(layout.CACHE, 2)
+    assert state.fields is not None
+    assert state.fields["threads"][1] % 64 == 0
+    assert layout.THREAD.itemsize % 64 == layout.SLOT.itemsize % 64 == 0
+    assert layout.THREAD.fields is not None
+    assert layout.THREAD.fields["table"][1] == 64  # the state machine before it: one line
+    assert layout.SLOT.fields is not None
+    assert layout.SLOT.fields["xmm_output"][1] == 64  # what a successful call touches before it
+
+
 def test_an_element_of_a_mapped_array_needs_no_rounding() -> None:
     for dtype in (layout.SLOT, layout.THREAD, layout.CONTROL):
         assert dtype.itemsize % 8 == 0

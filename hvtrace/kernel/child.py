@@ -78,14 +78,11 @@ def _put_in_addresses(code: ctypes.Array[ctypes.c_ubyte], maps: list[int]) -> No
     there, and the offset in the second `imm` (Documentation/bpf/standardization/
     instruction-set.rst).
     """
-    at = 0
-    while at < len(code):
-        wide = code[at] == _LD_IMM64
-        if wide and code[at + 1] >> 4 == _PSEUDO_MAP_VALUE:
+    for at in range(0, len(code), 8):  # the second half of a wide instruction has opcode 0
+        if code[at] == _LD_IMM64 and code[at + 1] >> 4 == _PSEUDO_MAP_VALUE:
             (imm,) = struct.unpack_from("<I", code, at + 4)
             struct.pack_into("<I", code, at + 4, maps[imm >> 24])
             struct.pack_into("<I", code, at + 12, imm & 0xFFFFFF)
-        at += 16 if wide else 8
 
 
 def main() -> int:

@@ -32,10 +32,3 @@ def test_everything_else_stays() -> None:
     exit_ = struct.pack("<BBhI", 0x95, 0, 0, 0)
     program = wide(MAP_FD, 1) + wide(0, 0xFFFF_FFFF, 0xFF) + exit_
     assert put(program) == program
-
-
-def test_the_second_half_of_a_wide_instruction_is_no_instruction() -> None:
-    """A constant whose upper half looks like one."""
-    looks_like = LD_IMM64 | MAP_VALUE << 12
-    program = wide(0, 1, looks_like) + wide(MAP_VALUE, 1 << 24 | 8)
-    assert put(program) == wide(0, 1, looks_like) + wide(MAP_VALUE, 73, 8)

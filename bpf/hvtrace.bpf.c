@@ -10,10 +10,10 @@
  *
  * Compiled by BCC with bpf/headers in place of kernel headers. Sizes come as -D
  * flags from hvtrace/kernel/programs.py, the tracepoints' from shape.py there:
- * HVT_MAX_THREADS and HVT_CACHE (powers of 2), HVT_MAX_SLOTS, and where a field of
- * an event is: HVT_CODE, HVT_FAST, HVT_VAR_CNT (absent before 5.18), HVT_REP_CNT,
- * HVT_RESULT, HVT_REASON, HVT_ERRNO. That is the number of an argument for raw
- * tracepoints, and with HVT_RECORD an offset into the record of normal ones.
+ * HVT_MAX_THREADS and HVT_CACHE (powers of 2), HVT_MAX_SLOTS, HVT_MAX_FAILURES, and where a field
+ * of an event is: HVT_CODE, HVT_FAST, HVT_VAR_CNT (absent before 5.18), HVT_REP_CNT, HVT_RESULT,
+ * HVT_REASON, HVT_ERRNO. That is the number of an argument for raw tracepoints, and with HVT_RECORD
+ * an offset into the record of normal ones.
  */
 #include <linux/types.h>
 
@@ -67,12 +67,13 @@ BPF_F_TABLE("array", u32, struct hvt_slot, slots, HVT_MAX_SLOTS + 1, BPF_F_MMAPA
  * sight only. */
 BPF_STACK(free_slots, u32, HVT_MAX_SLOTS);
 BPF_STACK(free_threads, u32, HVT_MAX_THREADS);
+BPF_STACK(free_failures, u32, HVT_MAX_FAILURES);
 
 /* tid -> index into threads: the authority. */
 BPF_HASH(tids, u32, u32, HVT_MAX_THREADS);
 
 BPF_HASH(abis, u32, struct hvt_abi, 1024);
-BPF_HASH(statuses, struct hvt_status_key, u64, HVT_MAX_SLOTS);
+BPF_F_TABLE("array", u32, struct hvt_failure, failures, HVT_MAX_FAILURES + 1, BPF_F_MMAPABLE);
 
 /* Not BCC's own macros: programs of their names attach by themselves, and we
  * attach only when the free lists are filled. */
@@ -268,10 +269,34 @@ static __always_inline void count_xmm(struct hvt_slot *slot, bool success, u32 r
 	COUNT(slot->xmm_output[HVT_USED_GPR]);
 }
 
-static __always_inline void count_failure(struct hvt_slot *slot, u32 slot_index, u16 status)
+static __always_inline void count_more(struct hvt_slot *slot, u16 status)
 {
-	struct hvt_status_key key = {.slot = slot_index, .status = status};
-	u64 one = 1, *count;
+	struct hvt_failure *failure;
+	u32 *link = &slot->more, index;
+	int i;
+
+	for (i = 0; i < HVT_MORE_STATUSES; i++) {
+		index = *link;
+		if (!index && free_failures.pop(&index))
+			break;
+		failure = failures.lookup(&index);
+		if (!failure)
+			break;
+		if (!failure->status)
+			failure->status = status;
+		if (failure->status == status) {
+			failure->count++;
+			barrier(); /* what makes it visible, where it is new */
+			*link = index;
+			return;
+		}
+		link = &failure->next;
+	}
+	COUNT_LOST(no_status);
+}
+
+static __always_inline void count_failure(struct hvt_slot *slot, u16 status)
+{
 	int i;
 
 	if (slot->status[0] == status) { /* the usual case */
@@ -288,11 +313,7 @@ static __always_inline void count_failure(struct hvt_slot *slot, u32 slot_index,
 			return;
 		}
 	}
-	count = statuses.lookup(&key);
-	if (count)
-		(*count)++;
-	else if (statuses.update(&key, &one))
-		COUNT_LOST(no_status);
+	count_more(slot, status);
 }
 
 static __always_inline void close_completed(struct hvt_thread *t, CONTEXT *ctx)
@@ -319,7 +340,7 @@ static __always_inline void close_completed(struct hvt_thread *t, CONTEXT *ctx)
 	if (result) {
 		slot->reps += reps;
 		if (status)
-			count_failure(slot, slot_index, status);
+			count_failure(slot, status);
 	}
 	count_exit(t, slot->abi, !status, reps);
 	/* Last: the verifier follows each of its branches to the end of the program. */

@@ -21,8 +21,9 @@
 #define HVT_OCTAVES 25
 #define HVT_BUCKETS (HVT_OCTAVES * 4 + 2)
 
-/* Failure statuses held in the slot itself; more go to the `statuses` map. */
+/* Failure statuses held in the slot itself; more go to a list in `failures`. */
 #define HVT_STATUSES 4
+#define HVT_MORE_STATUSES 64 /* at most, in a list */
 
 /* Entries of a thread's table (code, fast, handler) -> slot; a power of 2. */
 #define HVT_TABLE 128
@@ -79,7 +80,8 @@ struct hvt_slot {
 	__u64 status_count[HVT_STATUSES]; /* failures; success is the rest */
 	__u16 status[HVT_STATUSES];	  /* 0: entry unused */
 	__u64 buckets[HVT_BUCKETS];	  /* completed calls are their sum */
-	__u64 pad_to_line;
+	__u32 more; /* index into `failures`: statuses beyond those; 0: none */
+	__u32 pad;
 };
 
 enum hvt_thread_state {
@@ -144,10 +146,13 @@ struct hvt_state {
 };
 #endif
 
-/* Key of `statuses`: the failures for which the slot had no entry left. */
-struct hvt_status_key {
-	__u32 slot;
-	__u32 status;
+/* A status for which the slot had no entry left. A list by slot, so that reading it is
+ * memory access, too: system calls on maps keep programs of Linux 7 from running. */
+struct hvt_failure {
+	__u32 next; /* index of the slot's next; 0: none */
+	__u16 status;
+	__u16 pad;
+	__u64 count;
 };
 
 /* Key and value of `exits` (--evidence): forwarded calls by the exit they took. */

@@ -19,7 +19,6 @@ _SYS_BPF = 321  # x86-64, the only architecture with Hyper-V guests on KVM
 _MAP_CREATE = 0
 _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
-_MAP_DELETE_ELEM = 3
 _MAP_GET_NEXT_KEY = 4
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
@@ -106,12 +105,6 @@ def items(fd: int, key_size: int, value_size: int) -> list[tuple[bytes, bytes]]:
         except FileNotFoundError:
             continue
         found.append((key.raw, value.raw))
-
-
-def delete(fd: int, key: bytes) -> None:
-    """Remove one element of a hash map."""
-    k = ctypes.create_string_buffer(key, len(key))
-    _bpf(_MAP_DELETE_ELEM, _attr("<IxxxxQ", fd, ctypes.addressof(k)))
 
 
 def attach_raw_tracepoint(program_fd: int, name: str) -> int:

@@ -18,6 +18,7 @@ STATUSES = 4
 TABLE = 128
 COMM = 16
 CACHE = 4096
+FAILURES = 4096
 
 FREE, LIVE, DEAD = range(3)
 
@@ -56,7 +57,8 @@ SLOT = np.dtype(
         ("status_count", "<u8", (STATUSES,)),
         ("status", "<u2", (STATUSES,)),
         ("buckets", "<u8", (BUCKETS,)),
-        ("pad_to_line", "<u8"),
+        ("more", "<u4"),
+        ("pad", "<u4"),
     ]
 )
 
@@ -100,7 +102,7 @@ def state(cache: int, threads: int) -> np.dtype[np.void]:
 
 LOSSES = ("orphans", "no_slot", "no_thread", "no_status", "no_exit")
 
-STATUS_KEY = np.dtype([("slot", "<u4"), ("status", "<u4")])
+FAILURE = np.dtype([("next", "<u4"), ("status", "<u2"), ("pad", "<u2"), ("count", "<u8")])
 
 EXIT_KEY = np.dtype([("tgid", "<u4"), ("tid", "<u4"), ("call", "<u4"), ("type", "<u4")])
 EXIT = np.dtype([("calls", "<u8"), ("untouched", "<u8")])

@@ -154,7 +154,7 @@ class LiveSource:
                 threads["tid"][owner],
                 self.host.interface.in_kernel,
             ),
-            statuses=statuses_of(slots, self._maps.more_statuses(used, slots)),
+            statuses=statuses_of(slots, self._maps.more_statuses(slots)),
             lost=self._lost(),
             exits=self._exits(),
             in_flight=int(np.count_nonzero(threads["call"] & np.uint64(layout.CALL_OPEN))),

@@ -28,6 +28,7 @@ class Maps:
         self.threads: Array = state["threads"][0]
         self._last_slot = slots
         self._slots = _mapped(fds["slots"], 1, layout.SLOT)
+        self._failures = _mapped(fds["failures"], layout.FAILURES + 1, layout.FAILURE)
         self._slots["shape"] = layout.CALL_NONE  # the first is "none" in a thread's table
         # No process, until set_filter: so all programs begin at one instant, not one
         # after another as they are attached, which would make orphans.
@@ -38,6 +39,7 @@ class Maps:
         # Stacks: pushed from the end, so that used indices stay together at the start.
         bpf.push_indices(fds["free_slots"], range(slots, 0, -1))
         bpf.push_indices(fds["free_threads"], range(threads - 1, -1, -1))
+        bpf.push_indices(fds["free_failures"], range(layout.FAILURES, 0, -1))
 
     def set_filter(self, tgid: int | None, code: int | None) -> None:
         """Count process `tgid` and `code` only (None: all), from now on."""
@@ -59,23 +61,22 @@ class Maps:
             self._slots = _mapped(self._fds["slots"], count, layout.SLOT)
         return self._slots
 
-    def more_statuses(self, used: NDArray[np.intp], slots: Array) -> list[tuple[int, int, int]]:
-        """Failures beyond a slot's own entries, as (position in `used`, status, count)."""
-        if not slots["status_count"].all(axis=-1).any():
-            return []  # the usual case: no slot is full, so nothing has overflowed
-        place = {int(index): i for i, index in enumerate(used)}
+    def more_statuses(self, slots: Array) -> list[tuple[int, int, int]]:
+        """Failures beyond a slot's own entries, as (position in `slots`, status, count)."""
         return [
-            (place[slot], status, count)
-            for slot, status, count in self._status_items()
-            if slot in place
+            (position, int(self._failures["status"][index]), int(self._failures["count"][index]))
+            for position, index in self._lists(slots["more"])
         ]
 
-    def _status_items(self) -> list[tuple[int, int, int]]:
-        items = bpf.items(self._fds["statuses"], layout.STATUS_KEY.itemsize, 8)
-        return [
-            (*np.frombuffer(key, "<u4").tolist(), int.from_bytes(value, "little"))
-            for key, value in items
-        ]
+    def _lists(self, first: NDArray[np.uint32]) -> list[tuple[int, int]]:
+        """Entries of `failures` in the lists that begin at `first`, as (position, index)."""
+        found = []
+        for position in np.flatnonzero(first).tolist():  # few: these slots are full
+            index = int(first[position])
+            while index:
+                found.append((position, index))
+                index = int(self._failures["next"][index])
+        return found
 
     def exits(self) -> list[tuple[dict[str, int], dict[str, int]]]:
         """Keys and values of the forwarded calls by their exits; none without evidence."""
@@ -90,16 +91,13 @@ class Maps:
     def recycle(self, threads: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
         """Clear entries of ended threads and their slots, and give them to the programs again."""
         mapped = self._slots_up_to(slots.max(initial=0))
-        full = slots[mapped["status_count"][slots].all(axis=-1)]
-        if len(full):
-            for slot, status, _ in self._status_items():
-                if slot in full:
-                    key = np.array((slot, status), dtype=layout.STATUS_KEY)
-                    bpf.delete(self._fds["statuses"], key.tobytes())
+        failures = [index for _, index in self._lists(mapped["more"][slots])]
+        self._failures[failures] = np.zeros((), dtype=layout.FAILURE)
         mapped[slots] = np.zeros((), dtype=layout.SLOT)
         self.threads[threads] = np.zeros((), dtype=layout.THREAD)
         bpf.push_indices(self._fds["free_slots"], slots.tolist())
         bpf.push_indices(self._fds["free_threads"], threads.tolist())
+        bpf.push_indices(self._fds["free_failures"], failures)
 
 
 def _fields(data: bytes, dtype: np.dtype[np.void]) -> dict[str, int]:

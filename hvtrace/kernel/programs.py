@@ -13,7 +13,7 @@ MAX_THREADS = 1024
 MAX_SLOTS = 16384
 MAX_VCPUS = 4096
 
-MAPS = ("state", "slots", "free_slots", "free_threads", "abis", "statuses")
+MAPS = ("state", "slots", "free_slots", "free_threads", "free_failures", "abis", "failures")
 
 # In the order of attaching: a thread's end must never be missed once its calls are seen.
 EVENTS = (
@@ -52,7 +52,12 @@ def load_counters(
     maps = [*MAPS]
     flags = [
         f"-DHVT_MAX_THREADS={1 << (threads - 1).bit_length()}",
-        *(f"-DHVT_MAX_SLOTS={slots}", f"-DHVT_CACHE={layout.CACHE}", f"-DHVT_STATE={maps.index('state')}"),
+        *(
+            f"-DHVT_MAX_SLOTS={slots}",
+            f"-DHVT_MAX_FAILURES={layout.FAILURES}",
+            f"-DHVT_CACHE={layout.CACHE}",
+            f"-DHVT_STATE={maps.index('state')}",
+        ),
     ]
     if evidence:
         programs += [BY_KPROBE, BY_ENTRY] if host.kprobes else [BY_ENTRY]

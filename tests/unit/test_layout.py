@@ -26,7 +26,7 @@ STRUCTS = {
     "hvt_slot": layout.SLOT,
     "hvt_thread": layout.THREAD,
     "hvt_control": layout.CONTROL,
-    "hvt_status_key": layout.STATUS_KEY,
+    "hvt_failure": layout.FAILURE,
     "hvt_exit_key": layout.EXIT_KEY,
     "hvt_exit": layout.EXIT,
     "hvt_vcpu": layout.VCPU,

@@ -121,10 +121,8 @@ static __always_inline struct hvt_thread *new_thread(void)
 	u32 tid = pid_tgid, index;
 	struct hvt_thread *t;
 
-	if (free_threads.pop(&index) || tids.update(&tid, &index)) {
-		COUNT_LOST(no_thread);
+	if (free_threads.pop(&index) || tids.update(&tid, &index))
 		return 0;
-	}
 	t = STATE_AT(threads[0]) + (index & (HVT_MAX_THREADS - 1));
 	/* Its table is zero: user space clears an entry before it frees it. */
 	t->call = 0;
@@ -240,6 +238,14 @@ static __always_inline void forget_vcpu(u32 tid);
 #define forget_vcpu(...)
 #endif
 
+#ifdef HVT_ROUND_TRIP /* roundtrip.bpf.c, joined to this file */
+static __always_inline void note_trip(struct hvt_thread *t, u32 index);
+static __always_inline void forget_trip(struct hvt_thread *t);
+#else
+#define note_trip(...)
+#define forget_trip(...)
+#endif
+
 /* XMM input and the verdict on output of a fast call (TLFS 3.7.2 and 3.8.1);
  * hvtrace/hyperv/xmm.py says the same in Python, and tests/bpf compares. */
 static __always_inline void count_xmm(struct hvt_slot *slot, bool success, u32 reps)
@@ -343,6 +349,7 @@ static __always_inline void close_completed(struct hvt_thread *t, CONTEXT *ctx)
 			count_failure(slot, status);
 	}
 	count_exit(t, slot->abi, !status, reps);
+	note_trip(t, slot_index);
 	/* Last: the verifier follows each of its branches to the end of the program. */
 	bucket = hvt_bucket(ns);
 	if (bucket < HVT_BUCKETS)
@@ -385,8 +392,10 @@ PROBE(kvm_hv_hypercall)
 	t = find_thread(pid_tgid);
 	if (!t) {
 		t = new_thread();
-		if (!t)
+		if (!t) {
+			COUNT_LOST(no_thread);
 			return 0;
+		}
 	}
 	WHOLE(t);
 	if (t->call && is_open(t->call))
@@ -461,6 +470,7 @@ PROBE(sched_process_exit)
 		close_unfinished(t);
 	t->call = 0;
 	forget_vcpu(tid);
+	forget_trip(t);
 	tids.delete(&tid);
 	if (*word >> 32 == tid)
 		*word = 0;

@@ -84,6 +84,14 @@ struct hvt_slot {
 	__u32 pad;
 };
 
+/* Round trips of the completed calls of the slot of the same index (--round-trip). */
+struct hvt_trip {
+	__u64 sum_ns;
+	__u64 min_ns; /* 0 before the first */
+	__u64 max_ns;
+	__u64 buckets[HVT_BUCKETS];
+};
+
 enum hvt_thread_state {
 	HVT_FREE = 0,
 	HVT_LIVE = 1,
@@ -95,7 +103,7 @@ struct hvt_thread {
 	__u64 call; /* the open call (HVT_CALL_*), 0 when there is none */
 	__u64 start_ns;
 	__u64 exit_ns; /* --round-trip: of the exit that made the call, */
-	__u64 vcpu;    /* the struct kvm_vcpu that exited, */
+	__u64 vcpu;    /* the struct kvm_vcpu that exited and has not entered since; 0: none, */
 	__u32 trip;    /* and the call's slot, once it has completed; 0: none */
 	__u32 tid;
 	__u32 tgid;
@@ -132,7 +140,8 @@ struct hvt_control {
 	__u64 no_thread; /* calls not counted: no free thread entry */
 	__u64 no_status; /* failures whose status found no room */
 	__u64 no_exit;	 /* forwarded calls whose exit was not seen (--evidence) */
-	__u64 pad_to_line[3];
+	__u64 no_trip;	 /* completed calls whose exit or entry was not seen (--round-trip) */
+	__u64 pad_to_line[2];
 };
 
 #ifdef HVT_MAX_THREADS

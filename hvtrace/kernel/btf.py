@@ -17,7 +17,8 @@ from hvtrace.errors import HvtraceError
 
 FOLDER = Path("/sys/kernel/btf")
 
-_STRUCT, _UNION, _FUNC = 4, 5, 12  # BTF_KIND_*
+# BTF_KIND_*
+_POINTER, _STRUCT, _UNION, _TYPEDEF, _FUNC = 2, 4, 5, 8, 12
 
 
 class _Type(ctypes.Structure):
@@ -26,6 +27,10 @@ class _Type(ctypes.Structure):
 
 class _Member(ctypes.Structure):
     _fields_ = [("name", ctypes.c_uint32), ("type", ctypes.c_uint32), ("bits", ctypes.c_uint32)]
+
+
+class _Parameter(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_uint32), ("type", ctypes.c_uint32)]
 
 
 class Member(NamedTuple):
@@ -107,6 +112,24 @@ class Btf:
     def has_function(self, name: str) -> bool:
         """Whether a function `name` was compiled on its own, not only inlined."""
         return self._find(name, _FUNC) is not None
+
+    def argument(self, event: str, structure: str) -> int | None:
+        """Which argument of a raw tracepoint points to `structure`; None: no such thing."""
+        # The type of its programs in the kernel (include/trace/bpf_probe.h): a pointer to a
+        # function whose first parameter is not one of the event's.
+        typedef = self._find(f"btf_trace_{event}", _TYPEDEF)
+        if typedef is None:
+            return None
+        function = self._resolved(self._resolved(typedef).contents.size).contents
+        first = ctypes.addressof(function) + ctypes.sizeof(_Type)
+        parameters = (_Parameter * (function.info & 0xFFFF)).from_address(first)
+        for number, parameter in enumerate(parameters):
+            pointer = self._resolved(parameter.type).contents
+            if _kind(pointer) == _POINTER and pointer.size:  # 0: void
+                target = self._resolved(pointer.size).contents
+                if self._name(target.name) == structure:
+                    return number - 1
+        return None
 
     def _find(self, name: str, kind: int) -> int | None:
         # libbpf looks in the kernel's own types first. A module that was built from other

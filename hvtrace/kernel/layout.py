@@ -62,6 +62,10 @@ SLOT = np.dtype(
     ]
 )
 
+TRIP = np.dtype(
+    [("sum_ns", "<u8"), ("min_ns", "<u8"), ("max_ns", "<u8"), ("buckets", "<u8", (BUCKETS,))]
+)
+
 THREAD = np.dtype(
     [
         ("call", "<u8"),
@@ -88,7 +92,8 @@ CONTROL = np.dtype(
         ("no_thread", "<u8"),
         ("no_status", "<u8"),
         ("no_exit", "<u8"),
-        ("pad_to_line", "<u8", (3,)),
+        ("no_trip", "<u8"),
+        ("pad_to_line", "<u8", (2,)),
     ]
 )
 
@@ -100,7 +105,7 @@ def state(cache: int, threads: int) -> np.dtype[np.void]:
     )
 
 
-LOSSES = ("orphans", "no_slot", "no_thread", "no_status", "no_exit")
+LOSSES = ("orphans", "no_slot", "no_thread", "no_status", "no_exit", "no_trip")
 
 FAILURE = np.dtype([("next", "<u4"), ("status", "<u2"), ("pad", "<u2"), ("count", "<u8")])
 

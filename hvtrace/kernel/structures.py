@@ -21,6 +21,17 @@ _OFFSETS = {
     "RUN_UNION": ("kvm_run", "hyperv.u"),
 }
 
+# What bpf/roundtrip.bpf.c needs of the vendor's module to read why a vCPU exited. Where more
+# than one path is given: the first that there is.
+_REASONS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "kvm_amd": {
+        "SVM_VMCB": ("vcpu_svm", ("vmcb",)),
+        "SVM_CODE": ("vmcb", ("control.exit_code",)),
+    },
+    # struct vcpu_vt came with 6.16
+    "kvm_intel": {"VMX_REASON": ("vcpu_vmx", ("exit_reason", "vt.exit_reason"))},
+}
+
 # Functions of the proposed patches. Either may be inlined: absence proves nothing.
 XMM_FUNCTIONS = ("kvm_hv_write_xmm", "kvm_hv_is_xmm_output_hcall")
 
@@ -39,7 +50,24 @@ class Structures:
     @property
     def flags(self) -> list[str]:
         """Compiler flags of the programs that read KVM's structures."""
-        return [f"-DHVT_{name}={at}" for name, at in self.offsets.items()]
+        return _flags(self.offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """Where the programs of --round-trip find things; empty but for `problem` where unknown."""
+
+    problem: str | None = None
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def flags(self) -> list[str]:
+        """Compiler flags of those programs."""
+        return _flags(self.offsets)
+
+
+def _flags(offsets: dict[str, int]) -> list[str]:
+    return [f"-DHVT_{name}={at}" for name, at in offsets.items()]
 
 
 def read(folder: Path = FOLDER) -> Structures:
@@ -72,6 +100,47 @@ def _read(btf: Btf) -> Structures:
         parts={member.name: _part(btf, member.type) for member in btf.members(union.type)},
         xmm_function=next(filter(btf.has_function, XMM_FUNCTIONS), None),
     )
+
+
+def read_round_trip(folder: Path = FOLDER) -> RoundTrip:
+    """Read what --round-trip needs; what is wrong with it is in the result's `problem`."""
+    try:
+        return RoundTrip(offsets=_arguments(folder) | _exit_reasons(folder))
+    except HvtraceError as error:
+        return RoundTrip(problem=str(error))
+
+
+def _arguments(folder: Path) -> dict[str, int]:
+    with Btf(folder) as btf:
+        found = {
+            "EXIT_VCPU": btf.argument("kvm_exit", "kvm_vcpu"),
+            "ENTRY_VCPU": btf.argument("kvm_entry", "kvm_vcpu"),
+            "VCPU_EXITS": _offset(btf, "kvm_vcpu", "stat.exits"),
+        }
+    if None in found.values():
+        raise HvtraceError("this KVM's BTF has no vCPU in kvm_exit and kvm_entry")
+    return {name: at for name, at in found.items() if at is not None}
+
+
+def _exit_reasons(folder: Path) -> dict[str, int]:
+    """Offsets from a struct kvm_vcpu, of each vendor's module that there is."""
+    offsets: dict[str, int] = {}
+    for module, wanted in _REASONS.items():
+        with Btf(folder, module) as btf:
+            for name, (structure, paths) in wanted.items():
+                found = (_offset(btf, structure, path) for path in paths)
+                at = next((at for at in found if at is not None), None)
+                if at is not None:
+                    offsets[name] = at - (_offset(btf, structure, "vcpu") or 0)
+    if "VMX_REASON" not in offsets and not offsets.keys() >= _REASONS["kvm_amd"].keys():
+        raise HvtraceError("this KVM's BTF does not tell where the reason of an exit is")
+    return offsets
+
+
+def _offset(btf: Btf, structure: str, path: str) -> int | None:
+    at = btf.find(structure)
+    member = None if at is None else btf.member(at, path)
+    return None if member is None else member.offset_bytes
 
 
 def _part(btf: Btf, type_id: int) -> Part:

@@ -58,6 +58,7 @@ class Lost:
     no_thread: int = 0  # calls: more vCPU threads than room
     no_status: int = 0  # failures counted, their status not kept
     no_exit: int = 0  # forwarded calls whose exit was not seen (only with evidence)
+    no_trip: int = 0  # completed calls whose round trip was not seen (only where asked for)
     missed: int = 0  # events that the kernel withheld: the program was running on that CPU
 
 

@@ -32,6 +32,7 @@ LOSSES = {
     "no_thread": "calls of vCPU threads beyond those there is room for",
     "no_status": "statuses of failures (these calls are counted as successes)",
     "no_exit": "forwarded calls whose exit was not seen (--evidence)",
+    "no_trip": "completed calls whose exit or entry was not seen (--round-trip)",
     "missed": "events that the kernel withheld (hvtrace was running already)",
 }
 """What each loss counter (a field of Lost) counts."""

@@ -61,5 +61,5 @@ def sample(**more: object) -> Snapshot:
         row(second, 0x7B, unfinished=1),
         row(second, 0x46, fast=True, latencies_ns=[5 * 10**9], xmm_output={"claimed": 1}),
     ]
-    lost = Lost(orphans=3, no_slot=2, no_thread=5, no_status=7, no_exit=13, missed=11)
+    lost = Lost(orphans=3, no_slot=2, no_thread=5, no_status=7, no_exit=13, no_trip=17, missed=11)
     return snapshot(rows, [first, second], lost=lost, in_flight=1, **more)

@@ -24,6 +24,7 @@ PRELUDE = """
 STRUCTS = {
     "hvt_abi": layout.ABI,
     "hvt_slot": layout.SLOT,
+    "hvt_trip": layout.TRIP,
     "hvt_thread": layout.THREAD,
     "hvt_control": layout.CONTROL,
     "hvt_failure": layout.FAILURE,
@@ -139,7 +140,7 @@ def test_what_a_call_touches_starts_a_cache_line() -> None:
 
 
 def test_an_element_of_a_mapped_array_needs_no_rounding() -> None:
-    for dtype in (layout.SLOT, layout.THREAD, layout.CONTROL):
+    for dtype in (layout.SLOT, layout.TRIP, layout.THREAD, layout.CONTROL):
         assert dtype.itemsize % 8 == 0
 
 

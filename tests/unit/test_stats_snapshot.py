@@ -310,7 +310,7 @@ def test_losses_are_subtracted_and_calls_in_flight_are_not():
     found = delta(old, new)
     assert (found.lost, found.in_flight, found.time) == (Lost(11, 13, 17, 23), 3, 101.0)
     assert [f.name for f in fields(Lost)] == [
-        *("orphans", "no_slot", "no_thread", "no_status", "no_exit", "missed")
+        *("orphans", "no_slot", "no_thread", "no_status", "no_exit", "no_trip", "missed")
     ]
 
 

@@ -157,7 +157,7 @@ def _wait(source: Source, interrupts: Interrupts, seconds: float | None) -> None
     while (left := end - time.monotonic()) > 0:
         if interrupts.wait(min(left, POLL_SECONDS)):
             return
-        source.snapshot()
+        source.look()
 
 
 def _run(argv: list[str], source: Source, interrupts: Interrupts) -> int:
@@ -178,7 +178,7 @@ def _run(argv: list[str], source: Source, interrupts: Interrupts) -> int:
                 urgency = max(urgency + 1, 2 if number == signal.SIGTERM else 1)
                 if urgency > 1:
                     process.send_signal(signal.SIGTERM if urgency == 2 else signal.SIGKILL)
-            source.snapshot()
+            source.look()
     finally:
         os.close(ended)
         if process.poll() is None:  # tracing failed: do not leave a command behind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
@@ -14,7 +15,9 @@ from hvtrace import __version__
 from hvtrace.export.labels import VmLabels
 from hvtrace.export.metrics import families
 from hvtrace.hyperv.interface import Interface
-from hvtrace.stats.snapshot import Snapshot, Source
+from hvtrace.stats.snapshot import Source
+
+_Answer = TypeVar("_Answer")
 
 
 class SourceCollector(Collector):
@@ -41,13 +44,13 @@ class SourceCollector(Collector):
     def poll(self) -> None:
         """Let the source look around, so that VMs are known before they are gone."""
         with self._lock:
-            self._take()
+            self._ask(self._source.look)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics; without the counters where the source has failed (hvtrace_up is 0)."""
         started = self._clock()
         with self._lock:
-            snapshot = self._take()
+            snapshot = self._ask(self._source.snapshot)
             labels = self._labels.assign(snapshot.vms) if snapshot else []
         if snapshot:
             yield from families(snapshot, labels)
@@ -59,12 +62,12 @@ class SourceCollector(Collector):
         yield build
         yield _kvm(self._source.interface)
 
-    def _take(self) -> Snapshot | None:
-        """A snapshot; None where the source failed: a scrape must say so and not fail itself."""
+    def _ask(self, ask: Callable[[], _Answer]) -> _Answer | None:
+        """The source's answer; None where it failed: a scrape must say so and not fail itself."""
         if self._closed:
             return None
         try:
-            snapshot = self._source.snapshot()
+            answer = ask()
         except Exception as error:
             if self._up:
                 self._say(f"the counters cannot be read: {error}")
@@ -73,7 +76,7 @@ class SourceCollector(Collector):
         if not self._up:
             self._say("the counters can be read again")
         self._up = True
-        return snapshot
+        return answer
 
 
 def _kvm(interface: Interface) -> Metric:

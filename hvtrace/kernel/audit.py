@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 from hvtrace.audit.facts import Guest, Host
 from hvtrace.audit.qemu import hv_flags
 from hvtrace.kernel.live import LiveSource, open_source
 from hvtrace.kernel.vcpus import Vcpu, Vcpus
-from hvtrace.kernel.vms import Identities, command_line
+from hvtrace.kernel.vms import Identities, Process
 from hvtrace.stats.calls import Call, calls
 from hvtrace.stats.exits import Exit
 from hvtrace.stats.snapshot import Lost, Snapshot, Vm, delta, rollup
@@ -83,7 +84,7 @@ class _Observer:
             self._look()
             if wait(min(left, LOOK_SECONDS)):
                 break
-            self._source.snapshot()
+            self._source.look()
         self._look()
         self.close()
         after = rollup(self._source.snapshot())
@@ -92,12 +93,13 @@ class _Observer:
     def _look(self) -> None:
         """Note new VMs and vCPUs; look on for a burst where some are not known."""
         before = len(self._known)
+        process = cache(self._identities.process)  # looked at once for all its threads
         for pid, tid in self._identities.threads():
-            self._note(pid, tid)
+            self._note(pid, tid, process)
         if self._vcpus is None:
             return
         for tid, vcpu in self._vcpus.seen().items():
-            if seen := self._note(vcpu.pid, tid):
+            if seen := self._note(vcpu.pid, tid, process):
                 seen.vcpus[tid] = vcpu
         # Without debugfs nobody says which vCPUs there are.
         unseen = self._source.host.debugfs is None or any(
@@ -111,12 +113,12 @@ class _Observer:
         else:
             self._vcpus.rest()
 
-    def _note(self, pid: int, tid: int) -> _Seen | None:
+    def _note(self, pid: int, tid: int, process: Callable[[int], Process]) -> _Seen | None:
         if self._pid not in (None, pid):
             return None
         if tid not in self._known:
-            vm = self._identities.resolve(pid, tid, f"process {pid}")
-            flags = hv_flags(command_line(pid)) if vm.vmm == "qemu" else None
+            vm = process(pid).vm_of(tid, f"process {pid}")
+            flags = hv_flags(process(pid).arguments) if vm.vmm == "qemu" else None
             self._known[tid] = self._vms.setdefault(vm.identity, _Seen(vm, flags))
             self._known[tid].threads.add(tid)
         return self._known[tid]

@@ -48,11 +48,14 @@ class Maps:
         self._epoch = (self._epoch + 1) & 0xFFFF
         self.control["epoch"] = layout.CALL_OPEN | self._epoch << layout.CALL_EPOCH_SHIFT
 
-    def used_slots(self, threads: Array) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
-        """The slots in the tables of `threads`: owner (index of a thread), index, and copies."""
-        owner, entry = np.nonzero(threads["table"])
-        used = threads["table"][owner, entry].astype(np.intp)
-        return owner, used, self._slots_up_to(used.max(initial=0))[used]
+    def used_slots(
+        self, threads: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+        """The slots in the tables of `threads`: owner (of `threads`), index, and copies."""
+        tables = self.threads["table"][threads]
+        position, entry = np.nonzero(tables)
+        used = tables[position, entry].astype(np.intp)
+        return threads[position], used, np.take(self._slots_up_to(used.max(initial=0)), used)
 
     def _slots_up_to(self, last: int) -> Array:
         # Mapped pages count as this process's own memory, so no more than is used.

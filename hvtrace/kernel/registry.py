@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +23,18 @@ class Registry:
         self._ended_at: dict[int, float] = {}  # index -> monotonic seconds
         self.vms: list[Vm] = []
 
-    def index(self, tgid: int, tid: int, comm: str) -> int:
-        """Index of the VM that thread `tid` of process `tgid` runs."""
-        vm = self._identities.resolve(tgid, tid, comm)
-        for i, known in enumerate(self.vms):
-            if known.identity == vm.identity:
-                return i
-        self.vms.append(vm)
-        return len(self.vms) - 1
+    def indices(self, threads: Iterable[tuple[int, int, str]]) -> list[int]:
+        """Index of the VM that each thread runs, given as (tgid, tid, comm)."""
+        process = cache(self._identities.process)  # looked at once for all its threads
+        known = {vm.identity: i for i, vm in enumerate(self.vms)}
+        found = []
+        for tgid, tid, comm in threads:
+            vm = process(tgid).vm_of(tid, comm)
+            if vm.identity not in known:
+                known[vm.identity] = len(self.vms)
+                self.vms.append(vm)
+            found.append(known[vm.identity])
+        return found
 
     def mark_ended(self, busy: set[int]) -> None:
         """Look at the VMs without a thread in `busy` (indices): are they still there?"""

@@ -7,11 +7,25 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from hvtrace.hyperv.codes import CODES
 from hvtrace.hyperv.xmm import COUNTED, VERDICTS, fixed_verdict
 from hvtrace.kernel import layout
-from hvtrace.stats.snapshot import ROW, STATUS, Array
+from hvtrace.stats.snapshot import ROW, STATUS, Array, completed
 
-_SAME = ("sum_ns", "min_ns", "max_ns", "unfinished", "reps", "xmm_input", "buckets")
+_COUNTED, _CONVENTIONS = -1, 1 << 17  # of the latter: code, CALL_FAST
+
+
+def _fixed_verdicts() -> NDArray[np.int8]:
+    """Index of the verdict on all calls of a convention; _COUNTED where calls differ."""
+    table = np.full(_CONVENTIONS, VERDICTS.index("unknown"), dtype=np.int8)
+    table[: layout.CALL_FAST] = VERDICTS.index("memory")
+    for code in CODES:
+        fixed = fixed_verdict(code, fast=True)
+        table[layout.CALL_FAST | code] = _COUNTED if fixed is None else VERDICTS.index(fixed)
+    return table
+
+
+_FIXED = _fixed_verdicts()
 
 
 def rows_of(
@@ -19,42 +33,34 @@ def rows_of(
 ) -> Array:
     """ROWs of SLOTs, one each; `vm` and `tid` are those of each slot's thread.
 
+    Made in place, for they are megabytes: `slots` are no SLOTs any more.
     `can_output` says whether this KVM can return output in registers: where it
     cannot, the success of a fast call with output is only *claimed* by the VMM.
     """
-    rows = np.zeros(len(slots), dtype=ROW)
+    shape, counted = slots["shape"].copy(), slots["xmm_output"].copy()
+    rows = slots.view(ROW)
+    rows["code"] = shape & 0xFFFF
+    rows["fast"] = shape & layout.CALL_FAST != 0
+    rows["handler"] = shape & layout.CALL_VMM != 0
     rows["vm"], rows["tid"] = vm, tid
-    rows["code"] = slots["shape"] & 0xFFFF
-    rows["fast"] = slots["shape"] & layout.CALL_FAST != 0
-    rows["handler"] = slots["shape"] & layout.CALL_VMM != 0
-    for name in _SAME:
-        rows[name] = slots[name]
-    rows["xmm_output"] = _verdicts(slots, can_output)
-    return rows
-
-
-def _verdicts(slots: Array, can_output: bool) -> NDArray[np.uint64]:
-    """Calls that are over by verdict, shape (slots, verdicts)."""
-    out = np.zeros((len(slots), len(VERDICTS)), dtype=np.uint64)
-    counted = slots["xmm_output"]
+    for name in ("spare", "spare_word", "xmm_output"):
+        rows[name] = 0
+    verdicts = rows["xmm_output"]
     for i, name in enumerate(COUNTED):
         said = "claimed" if name.startswith("used") and not can_output else name
-        out[:, VERDICTS.index(said)] += counted[:, i]
-    over = slots["buckets"].sum(axis=-1, dtype=np.uint64) + slots["unfinished"]
-    convention = slots["shape"] & (layout.CALL_FAST | 0xFFFF)
-    for key in np.unique(convention).tolist():
-        fixed = fixed_verdict(key & 0xFFFF, bool(key & layout.CALL_FAST))
-        if fixed is not None:
-            same = convention == key
-            out[same, VERDICTS.index(fixed)] = over[same]
-    return out
+        verdicts[:, VERDICTS.index(said)] += counted[:, i]
+    fixed = _FIXED[shape & (_CONVENTIONS - 1)]
+    same = np.flatnonzero(fixed != _COUNTED)
+    verdicts[same, fixed[same]] = (completed(rows) + rows["unfinished"])[same]
+    return rows
 
 
 def statuses_of(slots: Array, more: Iterable[tuple[int, int, int]]) -> Array:
     """STATUS entries of SLOTs; `more` are those of the overflow map as (row, status, count)."""
-    row, entry = np.nonzero(slots["status_count"])
+    failing = np.flatnonzero(slots["status"][:, 0])  # entries are filled from the first on
+    row, entry = np.nonzero(slots["status_count"][failing])
     held = np.zeros(len(row), dtype=STATUS)
-    held["row"] = row
+    held["row"] = row = failing[row]
     held["status"] = slots["status"][row, entry]
     held["count"] = slots["status_count"][row, entry]
     return np.concatenate((held, np.array(list(more), dtype=STATUS)))

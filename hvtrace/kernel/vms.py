@@ -102,6 +102,27 @@ def _option(arguments: Sequence[str], options: Sequence[str], key: str) -> str |
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A VMM at one instant: what its threads have in common."""
+
+    pid: int
+    arguments: list[str]
+    start_time: int
+    fd_of: dict[int, int]  # thread -> its KVM VM's descriptor, of vCPUs that debugfs lists
+    fds: list[int]
+
+    def vm_of(self, tid: int, comm: str) -> Vm:
+        """The VM that thread `tid`, of this name, runs."""
+        name, vmm, uuid = describe(self.arguments, self.pid, comm)
+        fd = self.fd_of.get(tid)
+        if fd is None and len(self.fds) == 1:
+            fd = self.fds[0]
+        if len(self.fds) > 1 and fd is not None:
+            name = f"{name}#{fd}"
+        return Vm(self.pid, name, vmm, self.start_time, fd, uuid)
+
+
 class Identities:
     """Resolves threads to VMs, and knows which VMs are gone."""
 
@@ -110,16 +131,11 @@ class Identities:
         self._debugfs = debugfs
         self._start_time = proc
 
-    def resolve(self, tgid: int, tid: int, comm: str) -> Vm:
-        """The VM that thread `tid` of process `tgid` runs."""
-        name, vmm, uuid = describe(command_line(tgid), tgid, comm)
-        fds = self._vm_fds(tgid)
-        fd = next((fd for fd in fds if tid in self._vcpu_threads(tgid, fd)), None)
-        if fd is None and len(fds) == 1:
-            fd = fds[0]
-        if len(fds) > 1 and fd is not None:
-            name = f"{name}#{fd}"
-        return Vm(tgid, name, vmm, self._start_time(tgid), fd, uuid)
+    def process(self, pid: int) -> Process:
+        """A look at process `pid` now, for all its threads."""
+        fds = self._vm_fds(pid)
+        fd_of = {tid: fd for fd in reversed(fds) for tid in self._vcpu_threads(pid, fd)}
+        return Process(pid, command_line(pid), self._start_time(pid), fd_of, fds)
 
     def alive(self, vm: Vm) -> bool:
         """Whether the VM is still there: its process, and where known itself."""

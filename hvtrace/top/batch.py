@@ -39,7 +39,7 @@ def run(
             if nap(min(left, POLL_SECONDS)):
                 return
             if left > POLL_SECONDS:
-                source.snapshot()
+                source.look()
         after = rollup(source.snapshot())
         try:
             out.write((_json if as_json else _table)(before, after, source.kernel, out))

@@ -88,7 +88,7 @@ class Sampler:
             begun = time.monotonic()
             self._on_snapshot(rollup(source.snapshot()))
             while not self._nap(begun, longest):
-                source.snapshot()
+                source.look()
             longest = FIRST_SECONDS if self._hurry else float("inf")
             self._hurry = False
 

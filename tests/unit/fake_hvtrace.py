@@ -36,6 +36,9 @@ class ToldSource(FakeSource):
         self.tell("snapshot")
         return super().snapshot()
 
+    def look(self) -> None:
+        self.tell("look")
+
     def close(self) -> None:
         self.tell("close")
         super().close()

@@ -146,12 +146,16 @@ class FakeSource:
     def __init__(self, *snapshots: Snapshot) -> None:
         self.left = list(snapshots)
         self.taken = 0
+        self.looks = 0
         self.closed = False
         self.filters: list[tuple[int | None, int | None]] = []
 
     def snapshot(self) -> Snapshot:
         self.taken += 1
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
+
+    def look(self) -> None:
+        self.looks += 1
 
     def set_filter(self, pid: int | None, code: int | None) -> None:
         self.filters.append((pid, code))

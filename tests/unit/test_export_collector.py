@@ -35,10 +35,10 @@ def test_registering_takes_no_snapshot():
     assert source.taken == 0
 
 
-def test_polling_takes_snapshots_between_scrapes():
+def test_polling_looks_between_scrapes_and_takes_no_snapshot():
     source = FakeSource(snapshot())
     SourceCollector(source, print).poll()
-    assert source.taken == 1
+    assert (source.looks, source.taken) == (1, 0)
 
 
 def test_labels_are_kept_from_scrape_to_scrape():
@@ -56,9 +56,12 @@ class Moody(FakeSource):
     broken = False
 
     def snapshot(self):
+        self.look()
+        return super().snapshot()
+
+    def look(self):
         if self.broken:
             raise HvtraceError("KVM went away")
-        return super().snapshot()
 
 
 def test_a_source_that_fails_is_an_answer_and_one_line():
@@ -86,7 +89,7 @@ def test_after_close_the_source_is_left_alone():
     collector.close()
     collector.poll()
     assert "hvtrace_up 0.0\n" in scrape(collector)
-    assert (source.taken, said) == (0, [])
+    assert (source.taken, source.looks, said) == (0, 0, [])
 
 
 def test_one_thread_at_a_time_uses_the_source():
@@ -95,11 +98,15 @@ def test_one_thread_at_a_time_uses_the_source():
         most = 0
 
         def snapshot(self):
+            self.look()
+            return super().snapshot()
+
+        def look(self):
             Slow.inside += 1
             Slow.most = max(Slow.most, Slow.inside)
             time.sleep(0.01)
             Slow.inside -= 1
-            return super().snapshot()
+            super().look()
 
     source = Slow(snapshot([row(latencies_ns=[5])]))
     collector = SourceCollector(source, print)
@@ -109,4 +116,4 @@ def test_one_thread_at_a_time_uses_the_source():
         thread.start()
     for thread in threads:
         thread.join()
-    assert (source.taken, Slow.most) == (14, 1)
+    assert (source.taken, source.looks, Slow.most) == (7, 14, 1)

@@ -55,7 +55,7 @@ def test_looks_at_the_source_between_scrapes(tmp_path, monkeypatch):
         process.wait(2.5 * exporter.POLL_SECONDS)
     process.terminate()
     process.communicate(timeout=30)
-    assert 1 <= (tmp_path / "log").read_text().split().count("snapshot") <= 3
+    assert 1 <= (tmp_path / "log").read_text().split().count("look") <= 3
 
 
 def test_a_port_that_is_taken_attaches_nothing(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from samples import FakeSource, row, snapshot, vm
@@ -20,6 +21,7 @@ from hvtrace.stats.exits import Exit
 WIN = replace(vm("win", 1009), vmm="hvtrace-guest")
 QEMU = replace(vm("q", 1013), vmm="qemu")
 WORDS = ("features_edx",)
+ARGUMENTS = ["qemu-system-x86_64", "-cpu", "host,hv-ipi,hv-time=off"]
 CPUID = Cpuid(features_edx=1 << 4)
 OFFERED = Cpuid(features_edx=1 << 4 | 1 << 14)
 
@@ -66,8 +68,9 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host_:
         def threads(self) -> list[tuple[int, int]]:
             return turn(fake.threads) if fake.features.debugfs else []
 
-        def resolve(self, tgid: int, tid: int, comm: str):
-            return {1009: WIN, 1013: QEMU}[tgid]
+        def process(self, pid: int) -> SimpleNamespace:
+            vm = {1009: WIN, 1013: QEMU}[pid]
+            return SimpleNamespace(arguments=ARGUMENTS, vm_of=lambda tid, comm: vm)
 
     class Vcpus:
         def __init__(self, loaded: str, words: tuple[str, ...]) -> None:
@@ -94,8 +97,6 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host_:
     monkeypatch.setattr(audit, "Identities", Identities)
     monkeypatch.setattr(audit, "Vcpus", Vcpus)
     monkeypatch.setattr(audit, "open_source", lambda *_, **__: Source())
-    arguments = ["qemu-system-x86_64", "-cpu", "host,hv-ipi,hv-time=off"]
-    monkeypatch.setattr(audit, "command_line", lambda pid: arguments)
     return fake
 
 

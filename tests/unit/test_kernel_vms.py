@@ -86,7 +86,7 @@ def debugfs(tmp_path: Path) -> Path:
 
 
 def resolve(debugfs: Path | None, tgid: int, tid: int) -> Vm:
-    return Identities(debugfs, lambda pid: 5 * pid).resolve(tgid, tid, "vmm")
+    return Identities(debugfs, lambda pid: 5 * pid).process(tgid).vm_of(tid, "vmm")
 
 
 def test_vms_of_one_process_are_kept_apart_by_debugfs(debugfs: Path) -> None:
@@ -114,11 +114,11 @@ def test_without_debugfs_the_process_is_the_vm() -> None:
 def test_alive(debugfs: Path) -> None:
     started = {100: 5, 200: 7}
     identities = Identities(debugfs, lambda pid: started.get(pid, 0))
-    vm = identities.resolve(200, 201, "x")
+    vm = identities.process(200).vm_of(201, "x")
     assert identities.alive(vm)
     (debugfs / "200-9").rename(debugfs / "gone")  # the VM ended, its process lives on
     assert not identities.alive(vm)
-    vm = identities.resolve(100, 101, "x")
+    vm = identities.process(100).vm_of(101, "x")
     started[100] = 6  # the pid came again
     assert not identities.alive(vm)
     del started[100]
@@ -133,16 +133,15 @@ def make_registry(started: dict[int, int], keep_ended_seconds: float) -> Registr
 def test_registry_joins_threads_of_a_vm_and_never_two_processes() -> None:
     started = {100: 5}
     registry = make_registry(started, 60)
-    assert [registry.index(100, tid, "a") for tid in (101, 102)] == [0, 0]
+    assert registry.indices([(100, 101, "a"), (100, 102, "b")]) == [0, 0]
     started[100] = 6
-    assert registry.index(100, 101, "a") == 1  # same pid, another process
+    assert registry.indices([(100, 101, "a")]) == [1]  # same pid, another process
 
 
 def test_registry_marks_and_forgets_what_ended() -> None:
     started = {100: 5, 200: 5, 300: 5}
     registry = make_registry(started, -1)
-    for pid in (100, 200, 300):
-        registry.index(pid, pid, "a")
+    registry.indices((pid, pid, "a") for pid in (100, 200, 300))
     del started[200]
     registry.mark_ended(busy={0, 2})
     assert [vm.ended for vm in registry.vms] == [False, True, False]
@@ -155,7 +154,7 @@ def test_registry_marks_and_forgets_what_ended() -> None:
 
 def test_registry_keeps_what_ended_just_now() -> None:
     registry = make_registry({}, 3600)
-    registry.index(100, 100, "a")
+    registry.indices([(100, 100, "a")])
     registry.mark_ended(busy=set())
     assert registry.vms[0].ended
     assert registry.expire() is None
@@ -163,6 +162,6 @@ def test_registry_keeps_what_ended_just_now() -> None:
 
 def test_busy_vm_is_not_looked_at() -> None:
     registry = make_registry({}, 0)
-    registry.index(100, 100, "a")
+    registry.indices([(100, 100, "a")])
     registry.mark_ended(busy={0, -1})
     assert not registry.vms[0].ended

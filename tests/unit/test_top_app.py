@@ -57,6 +57,9 @@ class Told:
             return given
         return snapshot(time=START)
 
+    def look(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 

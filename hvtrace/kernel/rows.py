@@ -43,7 +43,7 @@ def rows_of(
     rows["fast"] = shape & layout.CALL_FAST != 0
     rows["handler"] = shape & layout.CALL_VMM != 0
     rows["vm"], rows["tid"] = vm, tid
-    for name in ("spare", "spare_word", "xmm_output"):
+    for name in ("spare", "spare_word", "spare_end", "xmm_output"):
         rows[name] = 0
     verdicts = rows["xmm_output"]
     for i, name in enumerate(COUNTED):

@@ -38,7 +38,7 @@ ROW = np.dtype(
         ("xmm_output", "<u8", (len(VERDICTS),)),
         ("spare_word", "<u8"),
         ("buckets", "<u8", (BUCKETS,)),
-        ("pad_to_line", "<u8"),
+        ("spare_end", "<u8"),
     ]
 )
 """One row of counters: a (vm, vCPU thread, code, fast, handler).

@@ -15,7 +15,8 @@
  */
 #include "kvm.h"
 
-#define KVM_ISA_SVM 2  /* arch/x86/include/asm/kvm_host.h */
+#define KVM_ISA_VMX 1  /* arch/x86/include/asm/kvm_host.h */
+#define KVM_ISA_SVM 2
 #define EXIT_VMCALL 18 /* EXIT_REASON_VMCALL: bits 15:0 are the basic reason */
 #define SVM_EXIT_VMMCALL 0x81
 #define WAITING_BITS 12
@@ -23,13 +24,14 @@
 /* By a hash of the vCPU's address: threads that wait for its entry. A count, not a
  * mark, because two vCPUs may share one: it is 0 where nobody waits, and never
  * while somebody does. */
-struct waiting_bytes {
-	u8 bytes[sizeof(u32) << WAITING_BITS];
+enum { WAITING_BYTES = sizeof(u32) << WAITING_BITS, TRIP_BYTES = sizeof(struct hvt_trip) };
+struct waiting_bytes { /* of bytes, as state_bytes */
+	u8 bytes[WAITING_BYTES];
 };
 BPF_ARRAY(waiting, struct waiting_bytes, 1);
 
-struct trip_bytes { /* as state_bytes */
-	u8 bytes[sizeof(struct hvt_trip)];
+struct trip_bytes {
+	u8 bytes[TRIP_BYTES];
 };
 BPF_F_TABLE("array", u32, struct trip_bytes, trips, HVT_MAX_SLOTS + 1, BPF_F_MMAPABLE);
 
@@ -66,22 +68,23 @@ static __always_inline void forget_trip(struct hvt_thread *t)
 
 static __always_inline bool by_hypercall(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 vcpu = ctx->args[HVT_EXIT_VCPU], reason = 0;
-	bool svm = (u32)ctx->args[HVT_EXIT_VCPU + 1] == KVM_ISA_SVM;
+	u64 vcpu = ctx->args[HVT_EXIT_VCPU];
+	u32 isa = ctx->args[HVT_EXIT_VCPU + 1];
 
-#if HVT_EXIT_VCPU
-	reason = ctx->args[0]; /* before 5.16 */
-#else
+#if HVT_EXIT_VCPU /* before 5.16 the reason came first */
+	u32 reason = ctx->args[0];
+
+	return isa == KVM_ISA_SVM ? reason == SVM_EXIT_VMMCALL : (u16)reason == EXIT_VMCALL;
+#endif
 #ifdef HVT_SVM_VMCB
-	if (svm)
-		reason = read_u32(read_u64(vcpu + HVT_SVM_VMCB) + HVT_SVM_CODE);
+	if (isa == KVM_ISA_SVM)
+		return read_u32(read_u64(vcpu + HVT_SVM_VMCB) + HVT_SVM_CODE) == SVM_EXIT_VMMCALL;
 #endif
 #ifdef HVT_VMX_REASON
-	if (!svm)
-		reason = read_u32(vcpu + HVT_VMX_REASON);
+	if (isa == KVM_ISA_VMX)
+		return (u16)read_u32(vcpu + HVT_VMX_REASON) == EXIT_VMCALL;
 #endif
-#endif
-	return svm ? (u32)reason == SVM_EXIT_VMMCALL : (u16)reason == EXIT_VMCALL;
+	return false;
 }
 
 int hvt_trip_begin(struct bpf_raw_tracepoint_args *ctx)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf, features, kvm
 from hvtrace.kernel.features import Features
-from hvtrace.kernel.programs import BY_ENTRY, BY_KPROBE, EVENTS
+from hvtrace.kernel.loader import Program
+from hvtrace.kernel.programs import BY_ENTRY, BY_KPROBE, EVENTS, TRIPS
 from hvtrace.kernel.shape import choose
 
 # A VMM opens KVM and makes a VM before a guest calls, which takes longer than this.
@@ -84,6 +85,7 @@ class Attachment:
                 self._links.append(self._to_event(event))
             if BY_ENTRY.name in self._programs:
                 self._links.append(self._to_vcpu())
+            self._links += [self._raw(one) for one in TRIPS if one.name in self._programs]
         except BaseException:
             _close(self._links)
             raise
@@ -107,10 +109,13 @@ class Attachment:
             except OSError as error:
                 reason = f"{BY_KPROBE.target}: {error.strerror}"
         self._say(f"evidence without kprobes ({reason}): each entry to a guest is looked at")
+        return self._raw(BY_ENTRY)
+
+    def _raw(self, program: Program) -> int:
         try:
-            return bpf.attach_raw_tracepoint(self._programs[BY_ENTRY.name], BY_ENTRY.target)
+            return bpf.attach_raw_tracepoint(self._programs[program.name], program.target)
         except OSError as error:
-            raise HvtraceError(f"cannot attach to {BY_ENTRY.target}: {error.strerror}") from None
+            raise HvtraceError(f"cannot attach to {program.target}: {error.strerror}") from None
 
 
 class _Return:
@@ -150,7 +155,7 @@ class _Return:
 def _unlike(host: Features) -> bool:
     """Whether what KVM is like now is not `host`, which was looked at when it began."""
     shape = choose(platform.release(), features.read_formats(features.mounted_tracefs() / "events"))
-    return features.look(shape) != host
+    return features.look(shape, round_trip=host.round_trip is not None) != host
 
 
 def _close(links: list[int]) -> None:

@@ -19,7 +19,7 @@ from hvtrace.hyperv.cpuid import Cpuid
 from hvtrace.hyperv.interface import Interface
 from hvtrace.kernel import bpf, kvm, structures
 from hvtrace.kernel.shape import EVENTS, Shape, choose
-from hvtrace.kernel.structures import Structures
+from hvtrace.kernel.structures import RoundTrip, Structures
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 DEBUGFS = Path("/sys/kernel/debug")
@@ -38,15 +38,16 @@ class Features:
     interface: Interface = field(default_factory=Interface)  # for output in XMM registers
     offered: Cpuid | None = None  # the features that KVM offers to VMMs
     structures: Structures = field(default_factory=Structures)  # of KVM
+    round_trip: RoundTrip | None = None  # None: not asked for
     debugfs: Path | None = None  # KVM's folder there: which thread is which vCPU of which VM
     kprobes: bool = True
 
 
-def probe(anyway: bool, say: Callable[[str], None]) -> Features:
+def probe(anyway: bool, say: Callable[[str], None], *, round_trip: bool = False) -> Features:
     """Check this host, wait for KVM where it is not loaded yet.
 
     `say` takes progress lines. With `anyway`, a KVM without Hyper-V support is
-    accepted. Raises HvtraceError where tracing is impossible.
+    accepted. `round_trip`: see `look`. Raises HvtraceError where tracing is impossible.
     """
     if platform.machine() != "x86_64":
         raise HvtraceError("KVM has Hyper-V guests on x86-64 only: there is nothing to trace here")
@@ -62,11 +63,14 @@ def probe(anyway: bool, say: Callable[[str], None]) -> Features:
                 " --anyway goes on all the same"
             )
         say(f"{NO_HYPERV}: no hypercall will be seen")
-    return look(choose(platform.release(), formats))
+    return look(choose(platform.release(), formats), round_trip=round_trip)
 
 
-def look(shape: Shape) -> Features:
-    """What else there is on a host with these events; nothing of it is a must."""
+def look(shape: Shape, *, round_trip: bool = False) -> Features:
+    """What else there is on a host with these events; nothing of it is a must.
+
+    With `round_trip`, also what its programs need of the vendor's module.
+    """
     kvm_structures, offered = structures.read(), kvm.offered_cpuid()
     return Features(
         release=platform.release(),
@@ -74,6 +78,7 @@ def look(shape: Shape) -> Features:
         interface=kvm.interface(kvm_structures, offered),
         offered=offered,
         structures=kvm_structures,
+        round_trip=structures.read_round_trip() if round_trip else None,
         debugfs=_kvm_debugfs(),
         kprobes=bpf.kprobe_type() is not None,
     )

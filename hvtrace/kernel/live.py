@@ -21,9 +21,9 @@ from hvtrace.kernel import bpf, features, layout, loader
 from hvtrace.kernel.attachment import Attachment
 from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
-from hvtrace.kernel.programs import EVENTS, MAX_SLOTS, MAX_THREADS, load_counters
+from hvtrace.kernel.programs import EVENTS, MAX_SLOTS, MAX_THREADS, TRIPS, load_counters
 from hvtrace.kernel.registry import Registry
-from hvtrace.kernel.rows import rows_of, statuses_of
+from hvtrace.kernel.rows import rows_of, statuses_of, trips_of
 from hvtrace.kernel.vms import Identities
 from hvtrace.stats.exits import Exit, add_up
 from hvtrace.stats.snapshot import Lost, Snapshot, Vm, concat, empty, rollup, select
@@ -42,21 +42,26 @@ def open_source(
     keep_ended_seconds: float = float("inf"),
     evidence: bool = False,
     vcpus: bool = False,
+    round_trip: bool = False,
 ) -> LiveSource:
     """Check the host, load, attach.
 
     `pid` and `code` filter in the kernel; `anyway` goes on where KVM has no
     Hyper-V; `say` takes progress lines; VMs that ended stay in the snapshots
     for `keep_ended_seconds`; `evidence` looks at the exits of forwarded calls,
-    `vcpus` loads what kernel.vcpus needs; both where this kernel's types are
-    known. Raises HvtraceError with one clear line.
+    `vcpus` loads what kernel.vcpus needs, `round_trip` counts times from exit to
+    entry; all where this kernel's types are known. Raises HvtraceError with one
+    clear line.
     """
-    host = features.probe(anyway, say)
+    host = features.probe(anyway, say, round_trip=round_trip)
     if evidence and host.structures.problem:
         say(f"no evidence of exits: {host.structures.problem}")
         evidence = False
+    if host.round_trip and (problem := host.structures.problem or host.round_trip.problem):
+        say(f"no round trips: {problem}")
+        round_trip = False
     vcpus = vcpus and host.structures.problem is None
-    loaded = load_counters(host, evidence=evidence, vcpus=vcpus)
+    loaded = load_counters(host, evidence=evidence, vcpus=vcpus, round_trip=round_trip)
     source = LiveSource(loaded, host, keep_ended_seconds=keep_ended_seconds, say=say)
     try:
         source.attach()
@@ -175,7 +180,9 @@ class LiveSource:
         statuses = statuses_of(slots, self._maps.more_statuses(slots))
         tid = self._maps.threads["tid"][owner]
         rows = rows_of(slots, self._vm_of[owner], tid, self.host.interface.in_kernel)
-        return Snapshot(time.time(), time.monotonic_ns(), (), rows, statuses), used
+        trips = trips_of(self._maps.trips(used))
+        found = Snapshot(time.time(), time.monotonic_ns(), (), rows, statuses, trips=trips)
+        return found, used
 
     def _exits(self) -> tuple[Exit, ...]:
         found = []
@@ -198,7 +205,8 @@ class LiveSource:
 
     def _lost(self) -> Lost:
         counted = {name: int(self._maps.control[name][0]) for name in LOSSES}
-        missed = sum(bpf.recursion_misses(self.loaded.programs[name]) for name in EVENTS)
+        names = self.loaded.programs.keys() & {*EVENTS, *(one.name for one in TRIPS)}
+        missed = sum(bpf.recursion_misses(self.loaded.programs[name]) for name in names)
         return Lost(**counted, missed=missed)
 
     def _resolve(self, entries: NDArray[np.intp]) -> None:

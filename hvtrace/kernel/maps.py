@@ -26,10 +26,10 @@ class Maps:
         state = _mapped(fds["state"], 1, layout.state(layout.CACHE, threads))
         self.control: Array = state["control"]
         self.threads: Array = state["threads"][0]
-        self._last_slot = slots
-        self._slots = _mapped(fds["slots"], 1, layout.SLOT)
+        self._slots = _Growing(fds["slots"], slots + 1, layout.SLOT)
+        self._trips = _Growing(fds["trips"], slots + 1, layout.TRIP) if "trips" in fds else None
         self._failures = _mapped(fds["failures"], layout.FAILURES + 1, layout.FAILURE)
-        self._slots["shape"] = layout.CALL_NONE  # the first is "none" in a thread's table
+        self._slots.up_to(0)["shape"] = layout.CALL_NONE  # the first is "none" in a thread's table
         # No process, until set_filter: so all programs begin at one instant, not one
         # after another as they are attached, which would make orphans.
         self.control["filter_tgid"] = layout.NO_PROCESS
@@ -55,14 +55,11 @@ class Maps:
         tables = self.threads["table"][threads]
         position, entry = np.nonzero(tables)
         used = tables[position, entry].astype(np.intp)
-        return threads[position], used, np.take(self._slots_up_to(used.max(initial=0)), used)
+        return threads[position], used, self._slots.copies(used)
 
-    def _slots_up_to(self, last: int) -> Array:
-        # Mapped pages count as this process's own memory, so no more than is used.
-        if last >= len(self._slots):
-            count = min(self._last_slot + 1, max(last + 1, 2 * len(self._slots)))
-            self._slots = _mapped(self._fds["slots"], count, layout.SLOT)
-        return self._slots
+    def trips(self, used: NDArray[np.intp]) -> Array:
+        """Copies of the round trips of slots `used`; none at all where they were not asked for."""
+        return self._trips.copies(used) if self._trips else np.zeros(0, dtype=layout.TRIP)
 
     def more_statuses(self, slots: Array) -> list[tuple[int, int, int]]:
         """Failures beyond a slot's own entries, as (position in `slots`, status, count)."""
@@ -93,14 +90,33 @@ class Maps:
 
     def recycle(self, threads: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
         """Clear entries of ended threads and their slots, and give them to the programs again."""
-        mapped = self._slots_up_to(slots.max(initial=0))
+        mapped = self._slots.up_to(slots.max(initial=0))
         failures = [index for _, index in self._lists(mapped["more"][slots])]
         self._failures[failures] = np.zeros((), dtype=layout.FAILURE)
         mapped[slots] = np.zeros((), dtype=layout.SLOT)
+        if self._trips:
+            self._trips.up_to(slots.max(initial=0))[slots] = np.zeros((), dtype=layout.TRIP)
         self.threads[threads] = np.zeros((), dtype=layout.THREAD)
         bpf.push_indices(self._fds["free_slots"], slots.tolist())
         bpf.push_indices(self._fds["free_threads"], threads.tolist())
         bpf.push_indices(self._fds["free_failures"], failures)
+
+
+class _Growing:
+    """An array map, mapped as far as it is used: mapped pages count as this process's own."""
+
+    def __init__(self, fd: int, count: int, dtype: np.dtype[np.void]) -> None:
+        self._fd, self._count = fd, count
+        self._mapped = _mapped(fd, 1, dtype)
+
+    def up_to(self, last: int) -> Array:
+        if last >= len(self._mapped):
+            count = min(self._count, max(last + 1, 2 * len(self._mapped)))
+            self._mapped = _mapped(self._fd, count, self._mapped.dtype)
+        return self._mapped
+
+    def copies(self, used: NDArray[np.intp]) -> Array:
+        return np.take(self.up_to(used.max(initial=0)), used)
 
 
 def _fields(data: bytes, dtype: np.dtype[np.void]) -> dict[str, int]:

@@ -25,6 +25,8 @@ EVENTS = (
 # Either tells which vCPU a thread runs (evidence); the first is cheaper.
 BY_KPROBE = Program("vcpu_by_kprobe", "kprobe", "kvm_hv_hypercall")
 BY_ENTRY = Program("vcpu_by_entry", "raw", "kvm_entry")
+# Round trips. The last first: a trip that begins has an end.
+TRIPS = (Program("trip_end", "raw", "kvm_entry"), Program("trip_begin", "raw", "kvm_exit"))
 # Reads the CPUID of vCPUs.
 VCPUS = Program("kvm_entry", "raw", "kvm_entry")
 
@@ -39,12 +41,14 @@ def load_counters(
     *,
     evidence: bool = False,
     vcpus: bool = False,
+    round_trip: bool = False,
     more_flags: Sequence[str] = (),
 ) -> Loaded:
     """The programs that count calls.
 
     With `evidence`, they look at exits to user space, too; with `vcpus`, one
-    more reads their CPUID. Both need BTF.
+    more reads their CPUID; with `round_trip` (and `host.round_trip`), they count
+    the time from exit to entry. All need BTF.
     """
     sources = [layout.bpf_folder() / "hvtrace.bpf.c"]
     kind = "raw" if host.shape.raw else "tracepoint"
@@ -69,6 +73,16 @@ def load_counters(
         programs.append(VCPUS)
         flags.append(f"-DHVT_MAX_VCPUS={MAX_VCPUS}")
         maps.append("vcpus")
+    if round_trip:
+        assert host.round_trip is not None
+        sources.append(layout.bpf_folder() / "roundtrip.bpf.c")
+        programs += TRIPS
+        maps += ("waiting", "trips")
+        flags += [
+            "-DHVT_ROUND_TRIP",
+            f"-DHVT_WAITING={maps.index('waiting')}",
+            *host.round_trip.flags,
+        ]
     flags += [*host.shape.flags, *host.structures.flags, *more_flags]
     return loader.load(sources, flags, programs, maps)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hvtrace.hyperv.codes import CODES
 from hvtrace.hyperv.xmm import COUNTED, VERDICTS, fixed_verdict
 from hvtrace.kernel import layout
-from hvtrace.stats.snapshot import ROW, STATUS, Array, completed
+from hvtrace.stats.snapshot import NO_MIN, ROW, STATUS, Array, completed
 
 _COUNTED, _CONVENTIONS = -1, 1 << 17  # of the latter: code, CALL_FAST
 
@@ -53,6 +53,12 @@ def rows_of(
     same = np.flatnonzero(fixed != _COUNTED)
     verdicts[same, fixed[same]] = (completed(rows) + rows["unfinished"])[same]
     return rows
+
+
+def trips_of(trips: Array) -> Array:
+    """TRIPs of a snapshot from those of the kernel, made in place."""
+    trips["min_ns"][trips["min_ns"] == 0] = NO_MIN
+    return trips
 
 
 def statuses_of(slots: Array, more: Iterable[tuple[int, int, int]]) -> Array:

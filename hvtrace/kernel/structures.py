@@ -105,7 +105,10 @@ def _read(btf: Btf) -> Structures:
 def read_round_trip(folder: Path = FOLDER) -> RoundTrip:
     """Read what --round-trip needs; what is wrong with it is in the result's `problem`."""
     try:
-        return RoundTrip(offsets=_arguments(folder) | _exit_reasons(folder))
+        offsets = _arguments(folder)
+        if offsets["EXIT_VCPU"] == 0:  # before 5.16 the reason came first
+            offsets |= _exit_reasons(folder)
+        return RoundTrip(offsets=offsets)
     except HvtraceError as error:
         return RoundTrip(problem=str(error))
 

@@ -5,7 +5,7 @@ A *source* makes snapshots (the live kernel, a recording), a *view* takes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -47,12 +47,23 @@ Counters stand where a slot of the kernel has them, so that a copied slot is mad
 a row in place (kernel/rows.py). What is spare is 0.
 """
 
+TRIP = np.dtype(
+    [
+        ("sum_ns", "<u8"),
+        ("min_ns", "<u8"),  # NO_MIN where there was none
+        ("max_ns", "<u8"),
+        ("buckets", "<u8", (BUCKETS,)),
+    ]
+)
+"""Round trips of a row's completed calls: from the exit that made the call to the next entry."""
+
 STATUS = np.dtype([("row", "<i4"), ("status", "<u2"), ("count", "<u8")])
 """Failures: `row` is an index into Snapshot.rows, `status` is never 0."""
 
 KEY = ("vm", "tid", "code", "fast", "handler")
 # A tid has 22 bits at most (PID_MAX_LIMIT, include/linux/threads.h).
 _KEY_SHIFTS = {name: np.uint64(s) for name, s in zip(KEY, (40, 18, 2, 1, 0), strict=True)}
+TRIP_SUMS = ("sum_ns", "buckets")
 SUMS = ("sum_ns", "unfinished", "reps", "xmm_input", "xmm_output", "buckets")
 
 Array = NDArray[np.void]
@@ -76,7 +87,8 @@ class Snapshot:
     """All counters since the start, or (a delta) between two instants.
 
     ``rows`` has dtype ROW, ``statuses`` dtype STATUS. Success has no entry
-    there: it is the completed calls less the failures.
+    there: it is the completed calls less the failures. ``trips`` has dtype
+    TRIP, one for each of ``rows``; it is empty where they were not asked for.
     """
 
     time: float  # unix seconds
@@ -87,6 +99,7 @@ class Snapshot:
     lost: Lost = Lost()
     in_flight: int = 0  # calls open now, counted in no row yet
     exits: tuple[Exit, ...] = ()  # of forwarded calls, where evidence was asked for
+    trips: Array = field(default_factory=lambda: np.zeros(0, dtype=TRIP))
 
 
 class Source(Protocol):
@@ -120,10 +133,11 @@ def empty() -> Snapshot:
 
 
 def select(snapshot: Snapshot, mask: NDArray[np.bool_]) -> Snapshot:
-    """Only the rows where `mask`, and their statuses."""
+    """Only the rows where `mask`, and their statuses and round trips."""
     statuses = snapshot.statuses[mask[snapshot.statuses["row"]]]
     statuses["row"] = (np.cumsum(mask) - 1)[statuses["row"]]
-    return replace(snapshot, rows=snapshot.rows[mask], statuses=statuses)
+    trips = snapshot.trips[mask] if len(snapshot.trips) else snapshot.trips
+    return replace(snapshot, rows=snapshot.rows[mask], statuses=statuses, trips=trips)
 
 
 def concat(first: Snapshot, second: Snapshot) -> Snapshot:
@@ -136,6 +150,7 @@ def concat(first: Snapshot, second: Snapshot) -> Snapshot:
         second,
         rows=np.concatenate((first.rows, second.rows)),
         statuses=np.concatenate((first.statuses, statuses)),
+        trips=np.concatenate((first.trips, second.trips)),
     )
 
 
@@ -154,40 +169,59 @@ def rollup(snapshot: Snapshot, by: tuple[str, ...] = ("vm", "code", "fast", "han
     out = np.zeros(len(starts), dtype=ROW)
     for name in by:
         out[name] = rows[name][starts]
-    for name in SUMS:
-        out[name] = np.add.reduceat(rows[name], starts, axis=0)
-    out["min_ns"] = np.minimum.reduceat(rows["min_ns"], starts)
-    out["max_ns"] = np.maximum.reduceat(rows["max_ns"], starts)
+    _reduce(rows, starts, SUMS, out)
+    trips = np.zeros(len(starts) if len(snapshot.trips) else 0, dtype=TRIP)
+    if len(trips):
+        _reduce(np.take(snapshot.trips, order), starts, TRIP_SUMS, trips)
     group = np.empty(len(rows), dtype=np.intp)
     group[order] = np.cumsum(first) - 1
     statuses = snapshot.statuses.copy()
     statuses["row"] = group[statuses["row"]]
     vms = snapshot.vms if "vm" in by else (EVERY_VM,)
-    return replace(snapshot, vms=vms, rows=out, statuses=_add_up(statuses))
+    return replace(snapshot, vms=vms, rows=out, statuses=_add_up(statuses), trips=trips)
+
+
+def _reduce(rows: Array, starts: NDArray[np.intp], sums: tuple[str, ...], out: Array) -> None:
+    """Add up each group of `rows`, which begin at `starts`, into one of `out`."""
+    for name in sums:
+        out[name] = np.add.reduceat(rows[name], starts, axis=0)
+    out["min_ns"] = np.minimum.reduceat(rows["min_ns"], starts)
+    out["max_ns"] = np.maximum.reduceat(rows["max_ns"], starts)
 
 
 def delta(before: Snapshot, after: Snapshot) -> Snapshot:
     """What was counted between two snapshots of one source.
 
-    Both must be rolled up by the same key. Rows without a new call are left
-    out. Sums and buckets are exact; the interval's extremes are exact where
+    Both must be rolled up by the same key. Rows without a new call or round
+    trip are left out. Sums and buckets are exact; the interval's extremes are exact where
     the extremes of the whole moved in it, else the bounds of its outermost
     buckets. A row with a count that fell has begun again, and all of it is
     new (Prometheus' rule for counters): a VM closed and opened again in one
     process can come back with its old identity. ``time`` is that of `after`.
     """
     new, old = _common(before, after)
-    rows = after.rows.copy()
-    for name in SUMS:
-        rows[name][new] -= before.rows[name][old]
-    _interval_extremes(rows, new, before.rows[old])
+    rows = _less(after.rows, new, before.rows[old], SUMS)
     keep = (completed(rows) > 0) | (rows["unfinished"] > 0)
+    trips = after.trips
+    if len(trips):
+        trips = _less(trips, new, before.trips[old], TRIP_SUMS)
+        keep |= completed(trips) > 0
+        trips = trips[keep]
     moved = dict(zip(old.tolist(), new.tolist(), strict=True))
     statuses = _status_delta(before.statuses, after.statuses, moved, keep)
-    names = [field.name for field in fields(Lost)]
+    names = [one.name for one in fields(Lost)]
     lost = Lost(*(getattr(after.lost, name) - getattr(before.lost, name) for name in names))
     exits = difference(before.exits, after.exits)
-    return replace(after, rows=rows[keep], statuses=statuses, lost=lost, exits=exits)
+    return replace(after, rows=rows[keep], statuses=statuses, lost=lost, exits=exits, trips=trips)
+
+
+def _less(rows: Array, at: NDArray[np.intp], old: Array, sums: tuple[str, ...]) -> Array:
+    """A copy of `rows`, those `at` less what was counted in `old`."""
+    rows = rows.copy()
+    for name in sums:
+        rows[name][at] -= old[name]
+    _interval_extremes(rows, at, old)
+    return rows
 
 
 def _keys(rows: Array, by: tuple[str, ...] = KEY) -> NDArray[np.uint64]:

@@ -43,7 +43,7 @@ class Kernel:
         monkeypatch.setattr(attachment.features, "event_id", self._id)
         monkeypatch.setattr(attachment.features, "mounted_tracefs", lambda: tmp_path)
         monkeypatch.setattr(attachment.features, "read_formats", lambda events: {})
-        monkeypatch.setattr(attachment.features, "look", lambda chosen: self.now)
+        monkeypatch.setattr(attachment.features, "look", lambda chosen, round_trip: self.now)
         monkeypatch.setattr(attachment, "choose", lambda release, formats: self.now.shape)
 
     def _id(self, event: str) -> int:

@@ -20,7 +20,8 @@ from hvtrace.hyperv import codes
 from hvtrace.kernel import bpf, shape
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.live import LiveSource
-from hvtrace.kernel.programs import MAX_SLOTS, MAX_THREADS, load_counters
+from hvtrace.kernel.programs import load_counters
+from hvtrace.kernel.room import SLOTS, threads_for
 
 SNAPSHOTS, CHANGED_SNAPSHOTS = 31, 7
 MORE_THREADS, MORE_CALLS = 13, 31  # than there is room for
@@ -44,8 +45,8 @@ class Size:
 
 
 SIZES = (
-    Size(1000, 16, MAX_THREADS, MAX_SLOTS),
-    Size(1024, 32, 1024, 32768),
+    Size(1000, 16, threads_for(SLOTS), SLOTS),
+    Size(1024, 32, threads_for(32768), 32768),
 )
 
 

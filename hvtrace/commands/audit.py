@@ -35,6 +35,7 @@ Examples:
     help="Watch the guests for this time.",
 )
 @options.anyway
+@options.slots
 @options.pid
 @options.vms
 @options.evidence
@@ -43,6 +44,7 @@ def command(
     *,
     seconds: float,
     pid: int | None,
+    slots: int,
     anyway: bool,
     vms: tuple[str, ...],
     evidence: bool,
@@ -60,7 +62,13 @@ def command(
 
     with Interrupts() as interrupts:  # Ctrl-C: enough has been seen
         host, guests, lost = observe(
-            pid, seconds, evidence=evidence, anyway=anyway, say=_say, wait=interrupts.wait
+            pid,
+            seconds,
+            evidence=evidence,
+            anyway=anyway,
+            slots=slots,
+            say=_say,
+            wait=interrupts.wait,
         )
     shown = _only(guests, vms)
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hvtrace.commands.interrupts import Interrupts
-from hvtrace.commands.options import filters
+from hvtrace.commands.options import filters, round_trip
 
 DEFAULT_LISTEN = "127.0.0.1:10942"
 """A port that neither IANA nor Prometheus' list of exporters gives to anything else."""
@@ -33,7 +33,16 @@ Examples:
     help="Serve here; an empty HOST stands for every address of this machine.",
 )
 @filters
-def command(*, listen: str, pid: int | None, code: int | None, anyway: bool) -> int:
+@round_trip
+def command(
+    *,
+    listen: str,
+    pid: int | None,
+    code: int | None,
+    slots: int,
+    anyway: bool,
+    round_trip: bool,
+) -> int:
     """Serve the counters of all hypercalls to Prometheus, at /metrics.
 
     Ends with status 0 on Ctrl-C or SIGTERM.
@@ -47,7 +56,12 @@ def command(*, listen: str, pid: int | None, code: int | None, anyway: bool) -> 
     with (
         Server(listen) as server,  # before anything is attached: the port may be taken
         live.open_source(
-            pid=pid, code=code, anyway=anyway, keep_ended_seconds=KEEP_ENDED_SECONDS
+            pid=pid,
+            code=code,
+            slots=slots,
+            anyway=anyway,
+            keep_ended_seconds=KEEP_ENDED_SECONDS,
+            round_trip=round_trip,
         ) as source,
         Interrupts() as interrupts,
     ):

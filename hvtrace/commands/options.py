@@ -10,11 +10,12 @@ import click
 
 from hvtrace.errors import HvtraceError
 from hvtrace.hyperv import codes
+from hvtrace.kernel.room import MOST_SLOTS, SLOTS
 
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --pid, --code and --anyway, which `kernel.live.open_source` takes under these names."""
-    return pid(code(anyway(command)))
+    """Add --pid, --code, --slots and --anyway: `kernel.live.open_source` takes these names."""
+    return pid(code(slots(anyway(command))))
 
 
 def _code(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
@@ -43,6 +44,14 @@ code = click.option(
     callback=_code,
     help="Only this call: a number, or its name in the TLFS.",
 )
+slots = click.option(
+    "--slots",
+    type=click.IntRange(1, MOST_SLOTS),
+    default=SLOTS,
+    show_default=True,
+    metavar="N",
+    help="Room: one slot for each call of each vCPU thread, 1 KiB each.",
+)
 vms = click.option(
     "--vm",
     "vms",
@@ -54,6 +63,11 @@ evidence = click.option(
     "--evidence",
     is_flag=True,
     help="Look at the exit of each forwarded call, too: costs more, needs BTF.",
+)
+round_trip = click.option(
+    "--round-trip",
+    is_flag=True,
+    help="Also the time from a call's exit to the next entry: costs more, needs BTF.",
 )
 pid = click.option(
     "-p",

@@ -70,6 +70,7 @@ class Result:
     help="A table of each VM, or one of all together.",
 )
 @options.evidence
+@options.round_trip
 @click.option("--json", "form", flag_value="json", help="Print one JSON object instead of tables.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV instead of tables.")
 @click.option(
@@ -85,10 +86,12 @@ def command(
     seconds: float | None,
     pid: int | None,
     code: int | None,
+    slots: int,
     anyway: bool,
     vms: tuple[str, ...],
     by: str,
     evidence: bool,
+    round_trip: bool,
     form: str | None,
     output: Path | None,
     argv: tuple[str, ...],
@@ -99,7 +102,9 @@ def command(
     (%) of all time spent in hypercalls, the time of one call (mean, median,
     99th percentile, longest), then the percentage of calls that were fast,
     that brought input in XMM registers, and that the VMM served, and the
-    number of failures. "Unfinished" calls never completed.
+    number of failures. "Unfinished" calls never completed. With --round-trip,
+    "trip" is the mean time from the exit that made a call to the next entry to
+    the guest; where there is no room for both, it stands in place of the median.
 
     The status is 0, or that of COMMAND (128 + N if signal N ended it).
     """
@@ -113,7 +118,14 @@ def command(
     from hvtrace.kernel import live
 
     with _open_output(output) as out:
-        with live.open_source(pid=pid, code=code, anyway=anyway, evidence=evidence) as source:
+        with live.open_source(
+            pid=pid,
+            code=code,
+            slots=slots,
+            anyway=anyway,
+            evidence=evidence,
+            round_trip=round_trip,
+        ) as source:
             result = _trace(source, list(argv), seconds)
         if vms:
             result = replace(result, counted=_only(result.counted, vms))

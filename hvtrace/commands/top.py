@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 
 from hvtrace.commands.interrupts import Interrupts
-from hvtrace.commands.options import filters
+from hvtrace.commands.options import filters, round_trip
 from hvtrace.stats.snapshot import Source
 
 KEEP_ENDED_SECONDS = 150.0
@@ -35,6 +35,7 @@ Examples:
     help="Time between two pictures.",
 )
 @filters
+@round_trip
 @click.option("--batch", is_flag=True, help="Print a table for each interval; needs no terminal.")
 @click.option(
     "-n",
@@ -49,7 +50,9 @@ def command(
     interval_seconds: float,
     pid: int | None,
     code: int | None,
+    slots: int,
     anyway: bool,
+    round_trip: bool,
     batch: bool,
     intervals: int | None,
     as_json: bool,
@@ -66,7 +69,15 @@ def command(
         from hvtrace.kernel import live  # needs Linux: not for --help, not for tests
 
         keep = max(KEEP_ENDED_SECONDS, 3 * interval_seconds)
-        return live.open_source(pid=pid, code=code, anyway=anyway, say=say, keep_ended_seconds=keep)
+        return live.open_source(
+            pid=pid,
+            code=code,
+            slots=slots,
+            anyway=anyway,
+            say=say,
+            keep_ended_seconds=keep,
+            round_trip=round_trip,
+        )
 
     if not batch:
         from hvtrace.top import app  # Textual: 200 ms and 30 MiB that --batch does not need

@@ -15,7 +15,7 @@ from hvtrace import __version__
 from hvtrace.export.labels import VmLabels
 from hvtrace.export.metrics import families
 from hvtrace.hyperv.interface import Interface
-from hvtrace.stats.snapshot import Source
+from hvtrace.stats.snapshot import Snapshot, Source
 
 _Answer = TypeVar("_Answer")
 
@@ -35,6 +35,7 @@ class SourceCollector(Collector):
         self._labels = VmLabels()
         self._up = True
         self._closed = False
+        self._room = True
 
     def close(self) -> None:
         """Let go of the source: a scrape that is under way does not touch it any more."""
@@ -52,6 +53,7 @@ class SourceCollector(Collector):
         with self._lock:
             snapshot = self._ask(self._source.snapshot)
             labels = self._labels.assign(snapshot.vms) if snapshot else []
+            self._advise(snapshot)
         if snapshot:
             yield from families(snapshot, labels)
         yield GaugeMetricFamily("hvtrace_up", "Whether the counters can be read.", bool(snapshot))
@@ -61,6 +63,12 @@ class SourceCollector(Collector):
         build.add_metric((), {"version": __version__, "kernel": self._source.kernel})
         yield build
         yield _kvm(self._source.interface)
+
+    def _advise(self, snapshot: Snapshot | None) -> None:
+        """Say once what helps where calls are not counted for want of room."""
+        if snapshot and (snapshot.lost.no_slot or snapshot.lost.no_thread) and self._room:
+            self._say("no room for all calls (hvtrace_lost_total): start with a larger --slots")
+            self._room = False
 
     def _ask(self, ask: Callable[[], _Answer]) -> _Answer | None:
         """The source's answer; None where it failed: a scrape must say so and not fail itself."""

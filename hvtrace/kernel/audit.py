@@ -10,6 +10,7 @@ from functools import cache
 from hvtrace.audit.facts import Guest, Host
 from hvtrace.audit.qemu import hv_flags
 from hvtrace.kernel.live import LiveSource, open_source
+from hvtrace.kernel.room import SLOTS
 from hvtrace.kernel.vcpus import Vcpu, Vcpus
 from hvtrace.kernel.vms import Identities, Process
 from hvtrace.stats.calls import Call, calls
@@ -38,15 +39,18 @@ def observe(
     *,
     evidence: bool = False,
     anyway: bool = False,
+    slots: int = SLOTS,
     say: Callable[[str], None],
     wait: Callable[[float], object],
 ) -> tuple[Host, list[Guest], Lost]:
     """Watch the VMs of this host (of process `pid`) for so long: the facts about each.
 
     `wait` sleeps for the seconds it is given; what it returns says whether to end early.
-    `evidence`, `anyway` and `say` are those of `live.open_source`. Raises HvtraceError.
+    `evidence`, `anyway`, `slots` and `say` are those of `live.open_source`. Raises HvtraceError.
     """
-    with open_source(pid, anyway=anyway, say=say, evidence=evidence, vcpus=True) as source:
+    with open_source(
+        pid, anyway=anyway, slots=slots, say=say, evidence=evidence, vcpus=True
+    ) as source:
         observer = _Observer(source, pid)
         try:
             counted, duration_s = observer.watch(seconds, wait)

@@ -21,8 +21,9 @@ from hvtrace.kernel import bpf, features, layout, loader
 from hvtrace.kernel.attachment import Attachment
 from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
-from hvtrace.kernel.programs import EVENTS, MAX_SLOTS, MAX_THREADS, TRIPS, load_counters
+from hvtrace.kernel.programs import EVENTS, TRIPS, load_counters
 from hvtrace.kernel.registry import Registry
+from hvtrace.kernel.room import SLOTS, threads_for
 from hvtrace.kernel.rows import rows_of, statuses_of, trips_of
 from hvtrace.kernel.vms import Identities
 from hvtrace.stats.exits import Exit, add_up
@@ -38,6 +39,7 @@ def open_source(
     code: int | None = None,
     *,
     anyway: bool = False,
+    slots: int = SLOTS,
     say: Callable[[str], None] = _say,
     keep_ended_seconds: float = float("inf"),
     evidence: bool = False,
@@ -47,11 +49,11 @@ def open_source(
     """Check the host, load, attach.
 
     `pid` and `code` filter in the kernel; `anyway` goes on where KVM has no
-    Hyper-V; `say` takes progress lines; VMs that ended stay in the snapshots
-    for `keep_ended_seconds`; `evidence` looks at the exits of forwarded calls,
-    `vcpus` loads what kernel.vcpus needs, `round_trip` counts times from exit to
-    entry; all where this kernel's types are known. Raises HvtraceError with one
-    clear line.
+    Hyper-V; `slots` is the room there is; `say` takes progress lines; VMs that
+    ended stay in the snapshots for `keep_ended_seconds`; `evidence` looks at the
+    exits of forwarded calls, `vcpus` loads what kernel.vcpus needs, `round_trip`
+    counts times from exit to entry; all where this kernel's types are known.
+    Raises HvtraceError with one clear line.
     """
     host = features.probe(anyway, say, round_trip=round_trip)
     if evidence and host.structures.problem:
@@ -61,8 +63,9 @@ def open_source(
         say(f"no round trips: {problem}")
         round_trip = False
     vcpus = vcpus and host.structures.problem is None
-    loaded = load_counters(host, evidence=evidence, vcpus=vcpus, round_trip=round_trip)
-    source = LiveSource(loaded, host, keep_ended_seconds=keep_ended_seconds, say=say)
+    room = (threads_for(slots), slots)
+    loaded = load_counters(host, *room, evidence=evidence, vcpus=vcpus, round_trip=round_trip)
+    source = LiveSource(loaded, host, *room, keep_ended_seconds=keep_ended_seconds, say=say)
     try:
         source.attach()
         source.set_filter(pid, code)
@@ -79,8 +82,8 @@ class LiveSource:
         self,
         loaded: loader.Loaded,
         host: features.Features,
-        threads: int = MAX_THREADS,
-        slots: int = MAX_SLOTS,
+        threads: int = threads_for(SLOTS),
+        slots: int = SLOTS,
         *,
         keep_ended_seconds: float = float("inf"),
         say: Callable[[str], None] = _say,

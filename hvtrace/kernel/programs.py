@@ -8,9 +8,8 @@ from hvtrace.hyperv.interface import HCALL, Interface, Part
 from hvtrace.kernel import layout, loader
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.loader import Loaded, Program
+from hvtrace.kernel.room import SLOTS, threads_for
 
-MAX_THREADS = 1024
-MAX_SLOTS = 16384
 MAX_VCPUS = 4096
 
 MAPS = ("state", "slots", "free_slots", "free_threads", "free_failures", "abis", "failures")
@@ -36,8 +35,8 @@ _NEW_TYPE = 4  # any that no released kernel has
 
 def load_counters(
     host: Features,
-    threads: int = MAX_THREADS,
-    slots: int = MAX_SLOTS,
+    threads: int = threads_for(SLOTS),
+    slots: int = SLOTS,
     *,
     evidence: bool = False,
     vcpus: bool = False,

@@ -28,8 +28,8 @@ COLUMNS = {
 
 LOSSES = {
     "orphans": "completions of calls that began before the trace",
-    "no_slot": "calls for which there was no free slot",
-    "no_thread": "calls of vCPU threads beyond those there is room for",
+    "no_slot": "calls for which there was no free slot (raise --slots)",
+    "no_thread": "calls of vCPU threads beyond the room for them (raise --slots)",
     "no_status": "statuses of failures (these calls are counted as successes)",
     "no_exit": "forwarded calls whose exit was not seen (--evidence)",
     "no_trip": "completed calls whose exit or entry was not seen (--round-trip)",

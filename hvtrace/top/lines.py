@@ -82,4 +82,7 @@ def _lost(lost: Lost) -> tuple[str, str]:
     found = [(field.name, getattr(lost, field.name)) for field in fields(Lost)]
     if not any(count for _, count in found):
         return "lost 0", ""
-    return " LOST " + ", ".join(f"{name} {count:,}" for name, count in found if count) + " ", ALARM
+    text = ", ".join(f"{name} {count:,}" for name, count in found if count)
+    if lost.no_slot or lost.no_thread:
+        text += ": raise --slots"
+    return f" LOST {text} ", ALARM

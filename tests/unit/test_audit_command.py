@@ -16,6 +16,7 @@ from samples import vm
 
 from hvtrace.commands import audit
 from hvtrace.errors import HvtraceError
+from hvtrace.kernel.room import SLOTS
 from hvtrace.stats.snapshot import Lost
 
 
@@ -24,8 +25,8 @@ def observed(monkeypatch):
     """How the host was observed; it has win11 (an advice) and linux."""
     asked = []
 
-    def observe(pid, seconds, *, evidence, anyway, say, wait):
-        asked.append((pid, seconds, evidence, anyway))
+    def observe(pid, seconds, *, evidence, anyway, slots, say, wait):
+        asked.append((pid, seconds, evidence, anyway, slots))
         say("attaching")
         wait(0.0)
         win11 = guest(calls=(call(0x02, 211, fast=True),))
@@ -55,13 +56,13 @@ def test_text_on_stdout_and_progress_on_stderr(observed):
 
 def test_what_is_asked_for(observed):
     run()
-    run("-d", "0.5", "--evidence", "--anyway")
-    assert observed == [(None, 10.0, False, False), (None, 0.5, True, True)]
+    run("-d", "0.5", "--evidence", "--anyway", "--slots", "4099")
+    assert observed == [(None, 10.0, False, False, SLOTS), (None, 0.5, True, True, 4099)]
 
 
 def test_a_process(observed):
     run("-p", str(os.getpid()))
-    assert observed == [(os.getpid(), 10.0, False, False)]
+    assert observed == [(os.getpid(), 10.0, False, False, SLOTS)]
     with pytest.raises(HvtraceError, match="there is no process"):
         run("-p", str(2**22 + 1))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from samples import FakeSource, row, snapshot, vm
 
 from hvtrace.errors import HvtraceError
 from hvtrace.export.collector import SourceCollector
+from hvtrace.stats.snapshot import Lost
 
 
 def scrape(collector) -> str:
@@ -80,6 +82,19 @@ def test_a_source_that_fails_is_an_answer_and_one_line():
     collector.poll()
     assert "hvtrace_up 1.0\n" in scrape(collector)
     assert said == ["the counters cannot be read: KVM went away", "the counters can be read again"]
+
+
+@pytest.mark.parametrize("reason", ["no_slot", "no_thread"])
+def test_want_of_room_is_said_once(reason):
+    said: list[str] = []
+    lost = [Lost(orphans=1, no_status=3), Lost(**{reason: 1}), Lost(**{reason: 2})]
+    source = FakeSource(*(snapshot([row(latencies_ns=[5])], lost=one) for one in lost))
+    collector = SourceCollector(source, said.append)
+    scrape(collector)
+    assert said == []
+    for _ in range(2):
+        scrape(collector)
+    assert said == ["no room for all calls (hvtrace_lost_total): start with a larger --slots"]
 
 
 def test_after_close_the_source_is_left_alone():

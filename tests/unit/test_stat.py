@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from samples import START, FakeSource, row, snapshot, vm
@@ -21,6 +22,7 @@ from samples import START, FakeSource, row, snapshot, vm
 from hvtrace.commands import stat
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel import live
+from hvtrace.kernel.room import SLOTS
 from hvtrace.stats.exits import Exit
 from hvtrace.stats.snapshot import Lost
 
@@ -49,6 +51,10 @@ def source(monkeypatch):
 
     monkeypatch.setattr(live, "open_source", open_source)
     return fake
+
+
+ASKED = {"pid": None, "code": None, "slots": SLOTS, "anyway": False, "evidence": False}
+"""What the source is opened with where nothing is asked for."""
 
 
 def run(*arguments: str):
@@ -133,14 +139,23 @@ def test_by_call_adds_up_the_vms(source):
 
 
 def test_filters_are_the_kernel_s(source):
-    run("-d", "0.01", "-p", str(os.getpid()), "--code", "signalevent", "--anyway")
-    assert source.opened == [{"pid": os.getpid(), "code": 0x5D, "anyway": True, "evidence": False}]
+    pid = os.getpid()
+    run("-d", "0.01", "-p", str(pid), "--code", "signalevent", "--anyway", "--slots", "65535")
+    (asked,) = source.opened
+    assert asked == ASKED | {"pid": pid, "code": 0x5D, "anyway": True, "slots": 65535}
     assert source.closed
 
 
 def test_no_filter(source):
     run("-d", "0.01")
-    assert source.opened == [{"pid": None, "code": None, "anyway": False, "evidence": False}]
+    assert source.opened == [ASKED]
+
+
+@pytest.mark.parametrize("slots", ["0", "65536", "many"])
+def test_room_that_cannot_be(source, slots):
+    with pytest.raises(click.UsageError, match="range"):
+        run("-d", "0.01", "--slots", slots)
+    assert source.opened == []
 
 
 def test_evidence_is_asked_for(source):

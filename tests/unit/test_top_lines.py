@@ -78,14 +78,20 @@ def test_healthy():
 
 def test_losses_are_red():
     line = status(state(lost=Lost(orphans=1, no_slot=1009)))
-    assert " LOST orphans 1, no_slot 1,009 " in line.plain
+    assert " LOST orphans 1, no_slot 1,009: raise --slots " in line.plain
     (red,) = [span for span in line.spans if span.style == ALARM]
-    assert line.plain[red.start : red.end] == " LOST orphans 1, no_slot 1,009 "
+    assert line.plain[red.start : red.end] == " LOST orphans 1, no_slot 1,009: raise --slots "
 
 
 def test_every_loss_is_shown():
     line = status(state(lost=Lost(orphans=1, no_slot=2, no_thread=3, no_status=5))).plain
-    assert " LOST orphans 1, no_slot 2, no_thread 3, no_status 5 " in line
+    assert " LOST orphans 1, no_slot 2, no_thread 3, no_status 5: raise --slots " in line
+
+
+def test_more_room_is_advised_where_room_was_wanting_and_nowhere_else():
+    assert "raise --slots" in status(state(lost=Lost(no_thread=1))).plain
+    others = Lost(orphans=1, no_status=2, no_exit=3, no_trip=5, missed=7)
+    assert "raise --slots" not in status(state(lost=others)).plain
 
 
 def test_paused_and_filtered():

@@ -15,7 +15,7 @@
  */
 #include "kvm.h"
 
-#define KVM_ISA_VMX 1  /* arch/x86/include/asm/kvm_host.h */
+#define KVM_ISA_VMX 1 /* arch/x86/include/asm/kvm_host.h */
 #define KVM_ISA_SVM 2
 #define EXIT_VMCALL 18 /* EXIT_REASON_VMCALL: bits 15:0 are the basic reason */
 #define SVM_EXIT_VMMCALL 0x81

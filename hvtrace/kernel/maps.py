@@ -26,10 +26,8 @@ class Maps:
         state = _mapped(fds["state"], 1, layout.state(layout.CACHE, threads))
         self.control: Array = state["control"]
         self.threads: Array = state["threads"][0]
-        self._slots = _Growing(fds["slots"], slots + 1, layout.SLOT)
-        self._trips = _Growing(fds["trips"], slots + 1, layout.TRIP) if "trips" in fds else None
         self._failures = _mapped(fds["failures"], layout.FAILURES + 1, layout.FAILURE)
-        self._slots.up_to(0)["shape"] = layout.CALL_NONE  # the first is "none" in a thread's table
+        self._slots_to(0)["shape"] = layout.CALL_NONE  # the first is "none" in a thread's table
         # No process, until set_filter: so all programs begin at one instant, not one
         # after another as they are attached, which would make orphans.
         self.control["filter_tgid"] = layout.NO_PROCESS
@@ -52,14 +50,28 @@ class Maps:
         self, threads: NDArray[np.intp]
     ) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
         """The slots in the tables of `threads`: owner (of `threads`), index, and copies."""
-        tables = self.threads["table"][threads]
-        position, entry = np.nonzero(tables)
-        used = tables[position, entry].astype(np.intp)
-        return threads[position], used, self._slots.copies(used)
+        tables = self.threads["table"][threads].ravel()
+        entries = np.flatnonzero(tables)
+        used = tables[entries].astype(np.intp)
+        return (
+            threads[entries // layout.TABLE],
+            used,
+            np.take(self._slots_to(used.max(initial=0)), used),
+        )
 
     def trips(self, used: NDArray[np.intp]) -> Array:
         """Copies of the round trips of slots `used`; none at all where they were not asked for."""
-        return self._trips.copies(used) if self._trips else np.zeros(0, dtype=layout.TRIP)
+        if "trips" not in self._fds:
+            return np.zeros(0, dtype=layout.TRIP)
+        return np.take(self._trips_to(used.max(initial=0)), used)
+
+    # Mapped when they are read and as far as they are used, about a millisecond for all:
+    # mapped pages count as this process's own memory.
+    def _slots_to(self, last: int) -> Array:
+        return _mapped(self._fds["slots"], last + 1, layout.SLOT)
+
+    def _trips_to(self, last: int) -> Array:
+        return _mapped(self._fds["trips"], last + 1, layout.TRIP)
 
     def more_statuses(self, slots: Array) -> list[tuple[int, int, int]]:
         """Failures beyond a slot's own entries, as (position in `slots`, status, count)."""
@@ -90,33 +102,17 @@ class Maps:
 
     def recycle(self, threads: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
         """Clear entries of ended threads and their slots, and give them to the programs again."""
-        mapped = self._slots.up_to(slots.max(initial=0))
+        last = slots.max(initial=0)
+        mapped = self._slots_to(last)
         failures = [index for _, index in self._lists(mapped["more"][slots])]
         self._failures[failures] = np.zeros((), dtype=layout.FAILURE)
         mapped[slots] = np.zeros((), dtype=layout.SLOT)
-        if self._trips:
-            self._trips.up_to(slots.max(initial=0))[slots] = np.zeros((), dtype=layout.TRIP)
+        if "trips" in self._fds:
+            self._trips_to(last)[slots] = np.zeros((), dtype=layout.TRIP)
         self.threads[threads] = np.zeros((), dtype=layout.THREAD)
         bpf.push_indices(self._fds["free_slots"], slots.tolist())
         bpf.push_indices(self._fds["free_threads"], threads.tolist())
         bpf.push_indices(self._fds["free_failures"], failures)
-
-
-class _Growing:
-    """An array map, mapped as far as it is used: mapped pages count as this process's own."""
-
-    def __init__(self, fd: int, count: int, dtype: np.dtype[np.void]) -> None:
-        self._fd, self._count = fd, count
-        self._mapped = _mapped(fd, 1, dtype)
-
-    def up_to(self, last: int) -> Array:
-        if last >= len(self._mapped):
-            count = min(self._count, max(last + 1, 2 * len(self._mapped)))
-            self._mapped = _mapped(self._fd, count, self._mapped.dtype)
-        return self._mapped
-
-    def copies(self, used: NDArray[np.intp]) -> Array:
-        return np.take(self.up_to(used.max(initial=0)), used)
 
 
 def _fields(data: bytes, dtype: np.dtype[np.void]) -> dict[str, int]:

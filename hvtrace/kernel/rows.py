@@ -37,21 +37,24 @@ def rows_of(
     `can_output` says whether this KVM can return output in registers: where it
     cannot, the success of a fast call with output is only *claimed* by the VMM.
     """
-    shape, counted = slots["shape"].copy(), slots["xmm_output"].copy()
+    shape = slots["shape"].copy()
+    fixed = _FIXED[shape & (_CONVENTIONS - 1)]
+    differ = np.flatnonzero(fixed == _COUNTED)
+    counted = slots["xmm_output"][differ]
     rows = slots.view(ROW)
     rows["code"] = shape & 0xFFFF
     rows["fast"] = shape & layout.CALL_FAST != 0
     rows["handler"] = shape & layout.CALL_VMM != 0
     rows["vm"], rows["tid"] = vm, tid
-    for name in ("spare", "spare_word", "spare_end", "xmm_output"):
+    for name in ("spare", "spare_word", "spare_end"):
         rows[name] = 0
-    verdicts = rows["xmm_output"]
+    verdicts = np.zeros((len(rows), len(VERDICTS)), dtype=np.uint64)
+    verdicts[np.arange(len(rows)), fixed] = completed(rows) + rows["unfinished"]
+    verdicts[differ] = 0
     for i, name in enumerate(COUNTED):
         said = "claimed" if name.startswith("used") and not can_output else name
-        verdicts[:, VERDICTS.index(said)] += counted[:, i]
-    fixed = _FIXED[shape & (_CONVENTIONS - 1)]
-    same = np.flatnonzero(fixed != _COUNTED)
-    verdicts[same, fixed[same]] = (completed(rows) + rows["unfinished"])[same]
+        verdicts[differ, VERDICTS.index(said)] += counted[:, i]
+    rows["xmm_output"] = verdicts
     return rows
 
 

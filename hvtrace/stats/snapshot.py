@@ -123,7 +123,7 @@ class Source(Protocol):
 
 def completed(rows: Array) -> NDArray[np.uint64]:
     """Completed calls of each row: the sum of its buckets, so never torn."""
-    result: NDArray[np.uint64] = rows["buckets"].sum(axis=-1, dtype=np.uint64)
+    result: NDArray[np.uint64] = np.einsum("...i->...", rows["buckets"])  # faster than sum()
     return result
 
 

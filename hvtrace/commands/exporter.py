@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import click
 
 from hvtrace.commands.interrupts import Interrupts
@@ -71,9 +73,11 @@ def command(
         ProcessCollector(registry=registry)
         server.serve(registry)
         _say(f"serving {server.url}")
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", int)  # glibc's own
         try:
             while not interrupts.wait(POLL_SECONDS):
                 collector.poll()
+                trim(0)  # a scrape takes megabytes for a moment: glibc would keep them
         finally:
             collector.close()
     return 0

@@ -34,6 +34,7 @@ def code_label(code: int) -> str:
 
 def families(snapshot: Snapshot, labels: Sequence[str]) -> Iterator[Metric]:
     """All that is said of the counters in `snapshot`; `labels` are those of its VMs."""
+    snapshot = rollup(snapshot, _ROW)  # once: of a row for each thread
     yield from _by_variant(snapshot, labels)
     yield from _by_call(snapshot, labels)
     yield _failures(snapshot, labels)

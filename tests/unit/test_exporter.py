@@ -76,13 +76,15 @@ def test_filters_and_the_life_of_ended_vms_are_the_source_s(monkeypatch):
         raise HvtraceError("not root")
 
     monkeypatch.setattr(live, "open_source", refuse)
-    arguments = ["--listen", "127.0.0.1:0", "--code", "0x13", "-p", str(os.getpid()), "--anyway"]
+    what = ["--code", "0x13", "-p", str(os.getpid()), "--slots", "4099", "--anyway"]
+    arguments = ["--listen", "127.0.0.1:0", *what]
     with pytest.raises(HvtraceError, match="not root"):
         CliRunner().invoke(
             exporter.command, arguments, standalone_mode=False, catch_exceptions=False
         )
     assert opened == [
-        {"pid": os.getpid(), "code": 0x13, "anyway": True, "keep_ended_seconds": 300.0}
+        {"pid": os.getpid(), "code": 0x13, "slots": 4099, "anyway": True}
+        | {"keep_ended_seconds": 300.0, "round_trip": False}
     ]
 
 

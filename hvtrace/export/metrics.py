@@ -17,7 +17,7 @@ from prometheus_client.core import (
 
 from hvtrace.hyperv import codes, statuses
 from hvtrace.stats.histogram import OCTAVE_UPPER_SECONDS, octaves
-from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Snapshot, completed, rollup
+from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Array, Snapshot, completed, rollup
 
 _ROW = ("vm", "code", "fast", "handler")
 _BOUNDS = (*(repr(bound) for bound in OCTAVE_UPPER_SECONDS[:-1]), "+Inf")
@@ -60,20 +60,40 @@ def _by_variant(snapshot: Snapshot, labels: Sequence[str]) -> Iterator[Metric]:
         labels=_ROW,
         unit="seconds",
     )
-    rows = rollup(snapshot, _ROW).rows
+    trip = HistogramMetricFamily(
+        "hvtrace_hypercall_round_trip_seconds",
+        "Time from the exit that made a hypercall to the vCPU's next entry.",
+        labels=_ROW,
+        unit="seconds",
+    )
+    whole = rollup(snapshot, _ROW)
+    rows = whole.rows
     over = (completed(rows) + rows["unfinished"]).tolist()
-    cumulative = np.cumsum(octaves(rows["buckets"]), axis=-1).tolist()
-    for row, count, buckets in zip(rows, over, cumulative, strict=True):
-        key = (
+    keys = [
+        (
             labels[row["vm"]],
             code_label(int(row["code"])),
             "true" if row["fast"] else "false",
             HANDLERS[row["handler"]],
         )
+        for row in rows
+    ]
+    for key, count in zip(keys, over, strict=True):
         total.add_metric(key, count)
-        duration.add_metric(key, list(zip(_BOUNDS, buckets, strict=True)), int(row["sum_ns"]) / 1e9)
     yield total
-    yield duration
+    yield _histogram(duration, keys, rows)
+    if len(whole.trips):
+        yield _histogram(trip, keys, whole.trips)
+
+
+def _histogram(
+    family: HistogramMetricFamily, keys: Sequence[tuple[str, ...]], times: Array
+) -> HistogramMetricFamily:
+    """`family` with the `times` (ROWs or TRIPs) of the series `keys`."""
+    cumulative = np.cumsum(octaves(times["buckets"]), axis=-1).tolist()
+    for key, buckets, sum_ns in zip(keys, cumulative, times["sum_ns"].tolist(), strict=True):
+        family.add_metric(key, list(zip(_BOUNDS, buckets, strict=True)), sum_ns / 1e9)
+    return family
 
 
 def _by_call(snapshot: Snapshot, labels: Sequence[str]) -> Iterator[Metric]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Service time of completed calls, in ns: sum, extremes and percentiles."""
+    """Times of completed calls, in ns: sum, extremes and percentiles."""
 
     sum: int
     min: int
@@ -42,8 +42,10 @@ class Call:
     xmm_input: int
     xmm_output: dict[str, int]  # verdict of VERDICTS -> calls; no zeros
     statuses: dict[str, int]  # status name, or hex -> completed calls; no zeros
-    latency: Latency | None  # None where nothing has completed
+    latency: Latency | None  # service time; None where nothing has completed
     buckets: Counts
+    trips: int | None = None  # how many round trips; None: not asked for
+    round_trip: Latency | None = None  # their times; None where there was none
 
     @property
     def calls(self) -> int:
@@ -62,7 +64,13 @@ def calls(snapshot: Snapshot) -> list[Call]:
     for row, status, count in snapshot.statuses.tolist():
         if count:
             failed[row][statuses.name_of(status)] = count
-    return [_call(snapshot.vms, row, failed[i]) for i, row in enumerate(snapshot.rows)]
+    found = [_call(snapshot.vms, row, failed[i]) for i, row in enumerate(snapshot.rows)]
+    if not len(snapshot.trips):
+        return found
+    return [
+        replace(call, trips=int(trip["buckets"].sum()), round_trip=_latency(trip))
+        for call, trip in zip(found, snapshot.trips, strict=True)
+    ]
 
 
 def _call(vms: tuple[Vm, ...], row: np.void, failed: dict[str, int]) -> Call:
@@ -82,13 +90,16 @@ def _call(vms: tuple[Vm, ...], row: np.void, failed: dict[str, int]) -> Call:
         xmm_input=int(row["xmm_input"]),
         xmm_output={v: int(n) for v, n in zip(VERDICTS, row["xmm_output"], strict=True) if n},
         statuses={**({"SUCCESS": success} if success else {}), **failed},
-        latency=_latency(row) if done else None,
+        latency=_latency(row),
         buckets=buckets,
     )
 
 
-def _latency(row: np.void) -> Latency:
+def _latency(row: np.void) -> Latency | None:
+    """Of a ROW or a TRIP; None where nothing was counted."""
     buckets: Counts = row["buckets"]
+    if not buckets.any():
+        return None
     low, high = extremes_ns(buckets, int(row["min_ns"]), int(row["max_ns"]))
     quantiles = percentiles_ns(buckets, tuple(QUANTILES.values()), low, high)
     return Latency(int(row["sum_ns"]), low, high, *quantiles)
@@ -99,7 +110,7 @@ def as_json(call: Call) -> dict[str, Any]:
     vm = {"pid": call.vm.pid, "name": call.vm.name, "vmm": call.vm.vmm}
     if call.vm.fd is not None:
         vm["fd"] = call.vm.fd
-    latency = call.latency
+    trips = {"round_trips": call.trips, "round_trip_ns": _times(call.round_trip)}
     return {
         "vm": vm,
         "code": call.code,
@@ -113,7 +124,10 @@ def as_json(call: Call) -> dict[str, Any]:
         "xmm_input": call.xmm_input,
         "xmm_output": call.xmm_output,
         "statuses": call.statuses,
-        "latency_ns": None
-        if latency is None
-        else {name: getattr(latency, name) for name in ("sum", "min", "max", *QUANTILES)},
+        "latency_ns": _times(call.latency),
+        **({} if call.trips is None else trips),
     }
+
+
+def _times(latency: Latency | None) -> dict[str, int] | None:
+    return None if latency is None else asdict(latency)

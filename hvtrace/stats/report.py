@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,12 @@ CSV_COLUMNS = (
     *("p50_ns", "p90_ns", "p99_ns", "p999_ns"),
 )
 """Header of the CSV form. New columns are added at the end."""
+
+CSV_TRIP_COLUMNS = (
+    "round_trips",
+    *(f"round_trip_{name}_ns" for name in ("sum", "min", "max", "p50", "p90", "p99", "p999")),
+)
+"""More of them, where round trips were asked for."""
 
 
 def as_json(delta: Snapshot, kernel: str, start: float, duration_s: float) -> dict[str, Any]:
@@ -44,16 +50,15 @@ def as_json(delta: Snapshot, kernel: str, start: float, duration_s: float) -> di
 
 
 def as_csv(delta: Snapshot, start: float, duration_s: float, header: bool = True) -> str:
-    """A line for each row of a rolled-up `delta`, behind CSV_COLUMNS where `header`.
+    """A line for each row of a rolled-up `delta`, behind a header where `header`.
 
     Losses and calls in flight belong to no row, so they are not in here.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if header:
-        writer.writerow(CSV_COLUMNS)
+        writer.writerow(CSV_COLUMNS + (CSV_TRIP_COLUMNS if len(delta.trips) else ()))
     for call in rows.calls(delta):
-        latency = call.latency
         writer.writerow(
             (
                 *(round(start, 3), round(duration_s, 6)),
@@ -61,10 +66,15 @@ def as_csv(delta: Snapshot, start: float, duration_s: float, header: bool = True
                 *(call.code, call.name, str(call.fast).lower(), call.handler),
                 *(call.calls, call.completed, call.unfinished, call.failures),
                 *(call.reps, call.xmm_input, _pairs(call.xmm_output), _pairs(call.statuses)),
-                *(("",) * 7 if latency is None else asdict(latency).values()),
+                *_times(call.latency),
+                *(() if call.trips is None else (call.trips, *_times(call.round_trip))),
             )
         )
     return out.getvalue()
+
+
+def _times(latency: rows.Latency | None) -> Iterable[object]:
+    return ("",) * 7 if latency is None else asdict(latency).values()
 
 
 def _pairs(counts: Mapping[str, int]) -> str:

@@ -26,6 +26,9 @@ COLUMNS = {
 }
 """Heading and width of the columns behind the call's name."""
 
+TRIP = "trip"
+"""Heading of the mean round trip: as wide as "p50", and in its place where there is little room."""
+
 LOSSES = {
     "orphans": "completions of calls that began before the trace",
     "no_slot": "calls for which there was no free slot (raise --slots)",
@@ -87,14 +90,17 @@ def render(delta: Snapshot, duration_s: float, width: int = 80, color: bool = Fa
 
     No line is longer than `width` columns, which is 80 or more. A section for
     each VM, then what was not counted. "time" is the share of all time spent
-    in completed calls, mean to max are of completed calls, "fast", "xmm"
+    in completed calls, mean to max are of completed calls ("trip": the mean
+    round trip, of a `delta` that has them), "fast", "xmm"
     (input) and "vmm" (served by it) are percentages of calls.
     """
     found = lines(delta)
+    columns = _columns(len(delta.trips) > 0, width)
     sheet = _Sheet(
         duration_s=max(duration_s, 1e-9),
         time_ns=sum(line.time_ns for line in found),
-        names=_names(found, width),
+        columns=columns,
+        names=_names(found, width - sum(columns.values()) - len(columns)),
         width=width,
         color=color,
     )
@@ -115,6 +121,7 @@ class _Sheet:
 
     duration_s: float
     time_ns: int
+    columns: dict[str, int]  # widths by heading
     names: dict[int, str]  # of call codes, all of one length
     width: int
     color: bool
@@ -123,8 +130,19 @@ class _Sheet:
         return f"{style}{line}{_PLAIN}" if self.color else line
 
 
-def _names(found: Sequence[Line], width: int) -> dict[int, str]:
-    room = width - sum(COLUMNS.values()) - len(COLUMNS)
+def _columns(trips: bool, width: int) -> dict[str, int]:
+    """COLUMNS, where asked for with the round trip among them."""
+    columns = {}
+    for heading, its_width in COLUMNS.items():
+        if trips and heading == "p50":
+            columns[TRIP] = its_width
+            if width < 80 + 1 + its_width:
+                continue
+        columns[heading] = its_width
+    return columns
+
+
+def _names(found: Sequence[Line], room: int) -> dict[int, str]:
     names = text.short_names({line.total.code for line in found}, room)
     longest = max((len(name) for name in names.values()), default=0)
     return {code: name.ljust(longest) for code, name in names.items()}
@@ -150,9 +168,9 @@ def _section(vm: Vm, own: Sequence[Line], sheet: _Sheet) -> list[str]:
     """Heading, column headings and lines of one VM."""
     out = [sheet.paint(_vm_heading(vm, own, sheet), _BOLD)]
     indent = " " * len(next(iter(sheet.names.values())))
-    out.append(sheet.paint(_join(indent, list(COLUMNS)), _DIM))
+    out.append(sheet.paint(_join(indent, sheet.columns, sheet), _DIM))
     for line in own:
-        text_line = _join(sheet.names[line.total.code], _cells(line, sheet))
+        text_line = _join(sheet.names[line.total.code], _cells(line, sheet), sheet)
         if line.total.failures:
             at = -COLUMNS["fail"]
             text_line = text_line[:at] + sheet.paint(text_line[at:], _RED)
@@ -175,25 +193,30 @@ def _vm_heading(vm: Vm, own: Sequence[Line], sheet: _Sheet) -> str:
 
 
 def _cells(line: Line, sheet: _Sheet) -> list[str]:
-    total, latency = line.total, line.total.latency
-    times = ["-"] * 4
-    if latency:
-        mean = latency.sum / total.completed
-        times = [text.duration(ns) for ns in (mean, latency.p50, latency.p99, latency.max)]
-    return [
-        text.quantity(total.calls),
-        text.quantity(total.calls / sheet.duration_s),
-        text.percent(line.time_ns, sheet.time_ns),
-        *times,
-        text.percent(line.fast, total.calls),
-        text.percent(line.xmm_input, total.calls),
-        text.percent(line.vmm, total.calls),
-        text.quantity(total.failures) if total.failures else "-",
-    ]
+    total = line.total
+    cells = {
+        "calls": text.quantity(total.calls),
+        "/s": text.quantity(total.calls / sheet.duration_s),
+        "time": text.percent(line.time_ns, sheet.time_ns),
+        "fast": text.percent(line.fast, total.calls),
+        "xmm": text.percent(line.xmm_input, total.calls),
+        "vmm": text.percent(line.vmm, total.calls),
+        "fail": text.quantity(total.failures) if total.failures else "-",
+    }
+    if latency := total.latency:
+        cells |= {
+            "mean": text.duration(latency.sum / total.completed),
+            "p50": text.duration(latency.p50),
+            "p99": text.duration(latency.p99),
+            "max": text.duration(latency.max),
+        }
+    if total.trips and total.round_trip:
+        cells[TRIP] = text.duration(total.round_trip.sum / total.trips)
+    return [cells.get(heading, "-") for heading in sheet.columns]
 
 
-def _join(name: str, cells: Iterable[str]) -> str:
-    columns = zip(cells, COLUMNS.values(), strict=True)
+def _join(name: str, cells: Iterable[str], sheet: _Sheet) -> str:
+    columns = zip(cells, sheet.columns.values(), strict=True)
     return " ".join((name, *(cell.rjust(width) for cell, width in columns)))
 
 

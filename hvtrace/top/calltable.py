@@ -97,7 +97,11 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         self.post_message(self.Arranged())
 
     def _arrange(self) -> None:
-        self._layout_of_columns = fit(self.scrollable_content_region.width, *self._name_widths)
+        self._layout_of_columns = fit(
+            self.scrollable_content_region.width,
+            *self._name_widths,
+            trips=any(row.total.total.trips is not None for row in self._rows[:1]),
+        )
         width = dict(self._layout_of_columns.columns)[CALL]
         self._names = short_names({row.code for row in self._rows}, width)
         self.refresh()

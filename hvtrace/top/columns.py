@@ -10,6 +10,7 @@ from hvtrace.stats.calls import Latency
 from hvtrace.stats.snapshot import Vm
 from hvtrace.stats.table import ATTEMPTS, Line
 from hvtrace.stats.table import COLUMNS as WIDTHS
+from hvtrace.stats.table import TRIP as TRIP_HEADING
 from hvtrace.top.model import Span
 
 Value = float | str | None
@@ -70,7 +71,7 @@ def _quantity(
     return Column(key, WIDTHS.get(key, 5), about, value, show, alarm=alarm)
 
 
-def _duration(key: str, about: str, value: Callable[[Line, Latency], float]) -> Column:
+def _duration(key: str, about: str, value: Callable[[Line, Latency], float | None]) -> Column:
     def number(shown: Shown) -> float | None:
         line, latency = shown.line, shown.latency
         return value(line, latency) if line and latency else None
@@ -147,6 +148,15 @@ CALL = Column(
     lambda shown: call_text(shown.code),
     left=True,
 )
+TRIP = _duration(
+    TRIP_HEADING,
+    "mean time from the call's exit to the next entry (--round-trip)",
+    lambda line, _: (
+        line.total.round_trip.sum / line.total.trips
+        if line.total.round_trip and line.total.trips
+        else None
+    ),
+)
 RATE = _quantity("/s", "calls per second", _rate)
 
 COLUMNS: tuple[Column, ...] = (
@@ -165,6 +175,7 @@ COLUMNS: tuple[Column, ...] = (
         "mean time from call to completion",
         lambda line, latency: latency.sum / line.total.completed,
     ),
+    TRIP,
     _duration("p50", "median of that time", lambda _, latency: latency.p50),
     _duration("p99", "99th percentile of it", lambda _, latency: latency.p99),
     _duration("p999", "99.9th percentile of it", lambda _, latency: latency.p999),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hvtrace.top.columns import BY_KEY, CALL, COLUMNS, VM, Column
+from hvtrace.top.columns import BY_KEY, CALL, COLUMNS, TRIP, VM, Column
 
 MIN_WIDTH = {VM.key: 10, CALL.key: 16}
 """What names get for certain, where they are that long."""
 
 # What a screen has room for, one step after the other: another column, or
-# names up to that width. The first nine are all there at 80 columns.
+# names up to that width. Nine are there at 80 columns.
 _STEPS: tuple[str | tuple[Column, int], ...] = (
-    *("/s", "calls", "time", "mean", "max", "p99", "fail", "fast", "xmm"),
+    *("/s", "calls", "time", "mean", TRIP.key, "max", "p99", "fail", "fast", "xmm"),
     (CALL, 20),
     *("vmm", "p50", "unfin", "xmm-out"),
     (CALL, 1000),
@@ -45,8 +45,11 @@ class Layout:
         return shown[(shown.index(column) + step) % len(shown)]
 
 
-def fit(width: int, vm_width: int, call_width: int) -> Layout:
-    """The columns for a screen of `width`; the longest names need `vm_width` and `call_width`."""
+def fit(width: int, vm_width: int, call_width: int, *, trips: bool = False) -> Layout:
+    """The columns for a screen of `width`; the longest names need `vm_width` and `call_width`.
+
+    With `trips`, round trips are among them.
+    """
     needed = {VM: vm_width, CALL: call_width}
     widths = {column: min(need, MIN_WIDTH[column.key]) for column, need in needed.items()}
     left = width - sum(widths.values()) - 1
@@ -57,7 +60,7 @@ def fit(width: int, vm_width: int, call_width: int) -> Layout:
             more = max(0, min(left, min(wanted, needed[column]) - widths[column]))
             widths[column] += more
             left -= more
-        elif not full:
+        elif not full and (trips or step != TRIP.key):
             column = BY_KEY[step]
             full = column.width + 1 > left
             if not full:

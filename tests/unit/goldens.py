@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from samples import row, snapshot, vm
@@ -29,8 +30,11 @@ def spread(count: int, first_ns: int) -> list[int]:
     return [first_ns + first_ns * (i * i % 997) // (97 + i % 89) for i in range(count)]
 
 
-def sample(**more: object) -> Snapshot:
-    """Two VMs of one name, and all that a form has to show. The counts are prime."""
+def sample(*, trips: bool = False, **more: object) -> Snapshot:
+    """Two VMs of one name, and all that a form has to show. The counts are prime.
+
+    With `trips`, round trips: each a little longer than its call, and one not over yet.
+    """
     first = vm("win11", 1009, uuid="c0ffee00-0000-4000-8000-000000000001")
     second = vm("win11", 1013, fd=11, vmm="cloud-hypervisor")
     rows = [
@@ -61,5 +65,7 @@ def sample(**more: object) -> Snapshot:
         row(second, 0x7B, unfinished=1),
         row(second, 0x46, fast=True, latencies_ns=[5 * 10**9], xmm_output={"claimed": 1}),
     ]
+    if trips:
+        rows = [replace(r, trips_ns=tuple(ns + 1303 for ns in r.latencies_ns[1:])) for r in rows]
     lost = Lost(orphans=3, no_slot=2, no_thread=5, no_status=7, no_exit=13, no_trip=17, missed=11)
     return snapshot(rows, [first, second], lost=lost, in_flight=1, **more)

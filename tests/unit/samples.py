@@ -14,7 +14,17 @@ import numpy as np
 
 from hvtrace.hyperv.interface import Interface
 from hvtrace.stats.histogram import UPPER_NS
-from hvtrace.stats.snapshot import HANDLERS, NO_MIN, ROW, STATUS, VERDICTS, Lost, Snapshot, Vm
+from hvtrace.stats.snapshot import (
+    HANDLERS,
+    NO_MIN,
+    ROW,
+    STATUS,
+    TRIP,
+    VERDICTS,
+    Lost,
+    Snapshot,
+    Vm,
+)
 
 START = 1_700_000_000.0
 """Unix seconds of `snapshot`'s default time."""
@@ -35,6 +45,7 @@ class Row:
     reps: int
     xmm_input: int
     xmm_output: Mapping[str, int] = field(default_factory=dict)
+    trips_ns: tuple[int, ...] | None = None
 
 
 def row(
@@ -50,12 +61,14 @@ def row(
     reps: int = 0,
     xmm_input: int = 0,
     xmm_output: Mapping[str, int] | None = None,
+    trips_ns: Iterable[int] | None = None,
 ) -> Row:
     """A row: one completed call for each of `latencies_ns`, and the `unfinished`.
 
     `vm` is a name (of one of the snapshot's VMs, or a new one) or a Vm.
     `statuses` maps a failure's status to its count, part of the completed calls.
     `xmm_output` maps a verdict to its count; without it all calls are "memory" or "none".
+    `trips_ns` are its round trips: those of all rows of a snapshot, or of none.
     """
     latencies = tuple(latencies_ns)
     if xmm_output is None:
@@ -72,6 +85,7 @@ def row(
         reps,
         xmm_input,
         xmm_output,
+        None if trips_ns is None else tuple(trips_ns),
     )
 
 
@@ -106,7 +120,14 @@ def snapshot(
         statuses=np.array(failures, dtype=STATUS),
         lost=lost or Lost(),
         in_flight=in_flight,
+        trips=np.array([_trip(r.trips_ns) for r in rows if r.trips_ns is not None], dtype=TRIP),
     )
+
+
+def _trip(trips_ns: tuple[int, ...]) -> np.void:
+    out = np.zeros((), dtype=TRIP)
+    _count(out, trips_ns)
+    return out[()]
 
 
 def _vm_index(known: list[Vm], wanted: str | Vm) -> int:
@@ -121,15 +142,19 @@ def _array_row(r: Row, vm_index: int) -> np.void:
     out = np.zeros((), dtype=ROW)
     out["vm"], out["tid"], out["code"] = vm_index, r.tid, r.code
     out["fast"], out["handler"] = r.fast, HANDLERS.index(r.handler)
-    out["sum_ns"] = sum(r.latencies_ns)
-    out["min_ns"] = min(r.latencies_ns, default=NO_MIN)
-    out["max_ns"] = max(r.latencies_ns, default=0)
+    _count(out, r.latencies_ns)
     out["unfinished"], out["reps"], out["xmm_input"] = r.unfinished, r.reps, r.xmm_input
     for verdict, count in r.xmm_output.items():
         out["xmm_output"][VERDICTS.index(verdict)] = count
-    for latency in r.latencies_ns:
-        out["buckets"][bucket_of(latency)] += 1
     return out[()]
+
+
+def _count(out: np.ndarray, times_ns: tuple[int, ...]) -> None:
+    out["sum_ns"] = sum(times_ns)
+    out["min_ns"] = min(times_ns, default=NO_MIN)
+    out["max_ns"] = max(times_ns, default=0)
+    for time_ns in times_ns:
+        out["buckets"][bucket_of(time_ns)] += 1
 
 
 def bucket_of(latency_ns: int) -> int:

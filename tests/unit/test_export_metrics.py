@@ -94,6 +94,16 @@ def test_both_texts_say_the_same():
     assert series(text_of(sample())) == series(openmetrics, parse_openmetrics)
 
 
+def test_round_trips_are_a_histogram_of_their_own():
+    found = series(text_of(sample(trips=True)))
+    # All rows but two have completed calls, and the last of each has not entered yet.
+    assert total(found, "hvtrace_hypercall_round_trip_seconds_count") == 6065 - 11
+    snap = sample(trips=True)
+    expected = int(snap.trips["sum_ns"].sum()) / 1e9
+    assert total(found, "hvtrace_hypercall_round_trip_seconds_sum") == pytest.approx(expected)
+    assert {key for key in series(text_of(sample())) if "round_trip" in key[0]} == set()
+
+
 def test_numbers_are_the_snapshot_s():
     found = series(text_of(sample()))
     assert total(found, "hvtrace_hypercalls_total") == 6068

@@ -76,14 +76,14 @@ def test_filters_and_the_life_of_ended_vms_are_the_source_s(monkeypatch):
         raise HvtraceError("not root")
 
     monkeypatch.setattr(live, "open_source", refuse)
-    what = ["--code", "0x13", "-p", str(os.getpid()), "--slots", "4099", "--anyway"]
+    what = ["--code", "0x13", "-p", str(os.getpid()), "--slots", "4099", "--anyway", "--round-trip"]
     arguments = ["--listen", "127.0.0.1:0", *what]
     with pytest.raises(HvtraceError, match="not root"):
         CliRunner().invoke(
             exporter.command, arguments, standalone_mode=False, catch_exceptions=False
         )
     assert opened == [
-        {"pid": os.getpid(), "code": 0x13, "slots": 4099, "anyway": True}
+        {"pid": os.getpid(), "code": 0x13, "slots": 4099, "anyway": True, "round_trip": True}
         | {"keep_ended_seconds": 300.0, "round_trip": False}
     ]
 

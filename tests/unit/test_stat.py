@@ -53,7 +53,10 @@ def source(monkeypatch):
     return fake
 
 
-ASKED = {"pid": None, "code": None, "slots": SLOTS, "anyway": False, "evidence": False}
+ASKED = {
+    **{"pid": None, "code": None, "slots": SLOTS, "anyway": False},
+    **{"evidence": False, "round_trip": False},
+}
 """What the source is opened with where nothing is asked for."""
 
 
@@ -161,6 +164,11 @@ def test_room_that_cannot_be(source, slots):
 def test_evidence_is_asked_for(source):
     run("-d", "0.01", "--evidence")
     assert source.opened[0]["evidence"] is True
+
+
+def test_round_trips_are_asked_for(source):
+    run("-d", "0.01", "--round-trip")
+    assert source.opened == [ASKED | {"round_trip": True}]
 
 
 def test_evidence_of_the_vms_shown_only(source):

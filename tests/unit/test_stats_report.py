@@ -13,7 +13,7 @@ from goldens import check, sample
 from samples import START, row, snapshot, vm
 
 from hvtrace import __version__
-from hvtrace.stats.report import CSV_COLUMNS, as_csv, as_json
+from hvtrace.stats.report import CSV_COLUMNS, CSV_TRIP_COLUMNS, as_csv, as_json
 from hvtrace.stats.snapshot import VERDICTS, Lost
 
 CONTRACT_ROW = {
@@ -121,6 +121,27 @@ def test_csv_intervals_can_be_joined():
     assert {line["start"] for line in lines} == {str(START), str(START + 1)}
 
 
+def test_round_trips_are_only_there_where_asked_for():
+    snap = snapshot(
+        [
+            row(latencies_ns=[700, 900], trips_ns=[1_700, 1_900]),
+            row(fast=True, latencies_ns=[800], trips_ns=[]),
+        ]
+    )
+    first, second = as_json(snap, "6.12.0-fake", START, 1.0)["calls"]
+    assert first["round_trips"] == 2
+    assert first["round_trip_ns"].keys() == first["latency_ns"].keys()
+    assert first["round_trip_ns"]["sum"] == 3_600
+    assert (first["round_trip_ns"]["min"], first["round_trip_ns"]["max"]) == (1_700, 1_900)
+    assert (second["round_trips"], second["round_trip_ns"]) == (0, None)
+    lines = list(csv.DictReader(io.StringIO(as_csv(snap, START, 1.0))))
+    assert list(lines[0]) == [*CSV_COLUMNS, *CSV_TRIP_COLUMNS]
+    assert lines[0]["round_trip_sum_ns"] == "3600"
+    assert [line["round_trips"] for line in lines] == ["2", "0"]
+    assert lines[1]["round_trip_p99_ns"] == ""
+    assert not any("round_trip" in key for call in made()["calls"] for key in call)
+
+
 # --- docs/schema.md says the same
 
 SCHEMA = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
@@ -128,6 +149,7 @@ SCHEMA = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="
 
 def test_the_documented_header_is_the_csv_s():
     assert f"\n{','.join(CSV_COLUMNS)}\n" in SCHEMA
+    assert f"\n{','.join(CSV_TRIP_COLUMNS)}\n" in SCHEMA
 
 
 def test_the_documented_object_is_the_code_s():

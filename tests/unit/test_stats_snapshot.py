@@ -18,12 +18,15 @@ from hvtrace.stats.snapshot import (
     KEY,
     NO_MIN,
     SUMS,
+    TRIP_SUMS,
     Lost,
     Snapshot,
     Vm,
     completed,
+    concat,
     delta,
     rollup,
+    select,
 )
 
 # Structs of a kilobyte a row: fewer examples keep this file within seconds.
@@ -81,6 +84,7 @@ def snapshot_of(events: list[Event], vms: list[Vm] | tuple[Vm, ...] = VMS, **mor
                 fast=fast,
                 handler=handler,
                 latencies_ns=[e.latency_ns for e in done],
+                trips_ns=[3 * e.latency_ns for e in done if e.status != 2],  # 2: no entry yet
                 unfinished=len(same) - len(done),
                 statuses=Counter(e.status for e in done if e.status),
                 reps=sum(e.reps for e in done),
@@ -101,7 +105,9 @@ def as_dict(snap: Snapshot) -> dict[tuple, dict[str, object]]:
         failures = dict(zip(mine["status"].tolist(), mine["count"].tolist(), strict=True))
         assert len(failures) == len(mine), "two entries of one status"
         assert 0 not in failures.values()
-        out[key] = {**sums, "statuses": failures}
+        trip = snap.trips[i] if len(snap.trips) else None
+        trips = {} if trip is None else {f"trip_{name}": trip[name].tolist() for name in TRIP_SUMS}
+        out[key] = {**sums, **trips, "statuses": failures}
     return out
 
 
@@ -218,7 +224,7 @@ def test_before_and_delta_add_up_to_after(before, between, moved):
     total: dict[tuple, dict] = as_dict(old)
     for key, more in as_dict(delta(old, new)).items():
         have = total.setdefault(key, {})
-        for name in SUMS:
+        for name in more.keys() - {"statuses"}:
             have[name] = (np.array(have.get(name, 0)) + np.array(more[name])).tolist()
         have["statuses"] = dict(Counter(have.get("statuses", {})) + Counter(more["statuses"]))
     assert total == as_dict(new)
@@ -320,3 +326,38 @@ def test_delta_leaves_its_arguments_alone():
     bytes_before = [(s.rows.tobytes(), s.statuses.tobytes()) for s in (old, new)]
     delta(old, new)
     assert [(s.rows.tobytes(), s.statuses.tobytes()) for s in (old, new)] == bytes_before
+
+
+# --- round trips
+
+
+def test_round_trips_go_with_their_rows():
+    before = snapshot([row(code=2, tid=101, latencies_ns=[700], trips_ns=[1_700])])
+    after = snapshot(
+        [
+            row(code=3, tid=101, latencies_ns=[900], trips_ns=[]),  # its vCPU has not entered yet
+            row(code=2, tid=103, latencies_ns=[800] * 2, trips_ns=[1_800, 2_900]),
+            row(code=2, tid=101, latencies_ns=[700] * 2, trips_ns=[1_700, 1_300]),
+        ]
+    )
+    whole = rollup(after)
+    assert whole.rows["code"].tolist() == [2, 3]
+    assert completed(whole.trips).tolist() == [4, 0]
+    assert whole.trips["sum_ns"].tolist() == [7_700, 0]
+    assert whole.trips["min_ns"].tolist() == [1_300, NO_MIN]
+    assert whole.trips["max_ns"].tolist() == [2_900, 0]
+    assert completed(select(whole, whole.rows["code"] == 3).trips).tolist() == [0]
+    assert completed(concat(before, after).trips).tolist() == [1, 0, 2, 2]
+    since = delta(rollup(before), whole)
+    assert completed(since.trips).tolist() == [3, 0]
+    assert since.trips["sum_ns"].tolist() == [6_000, 0]
+
+
+def test_a_round_trip_that_ends_after_its_call_is_of_the_next_interval():
+    before = rollup(snapshot([row(latencies_ns=[700], trips_ns=[])]))
+    after = rollup(snapshot([row(latencies_ns=[700], trips_ns=[1_700])]))
+    since = delta(before, after)
+    assert completed(since.rows).tolist() == [0]
+    assert completed(since.trips).tolist() == [1]
+    assert (since.trips["min_ns"][0], since.trips["max_ns"][0]) == (1_700, 1_700)
+    assert len(delta(after, after).rows) == 0

@@ -33,6 +33,28 @@ def test_wide_table_is_the_golden_file_s():
     check("table-120.txt", render(sample(), 10.0, width=120))
 
 
+@pytest.mark.parametrize("width", [80, 87])
+def test_round_trips_are_the_golden_file_s(width):
+    check(f"table-trips-{width}.txt", render(sample(trips=True), 10.0, width=width))
+
+
+def test_a_round_trip_is_a_mean_beside_the_service_time_s():
+    snap = snapshot(
+        [
+            row(code=0x5D, latencies_ns=[1_000, 3_000], trips_ns=[2_000, 5_000]),
+            row(code=0x5D, fast=True, latencies_ns=[2_000], trips_ns=[]),
+            row(code=2, latencies_ns=[1_000], trips_ns=[]),
+        ]
+    )
+    heading, *table = render(snap, 1.0).splitlines()[3:]
+    assert heading.split()[:5] == ["calls", "/s", "time", "mean", "trip"]
+    means = {line.split()[0]: line.split()[4:6] for line in table}
+    assert means == {
+        "SignalEvent": ["2.00µs", "3.50µs"],
+        "Flush…Space": ["1.00µs", "-"],
+    }
+
+
 def test_colours_add_nothing_but_escapes():
     painted = render(sample(), 10.0, color=True)
     assert re.sub(r"\x1b\[\d*m", "", painted) == render(sample(), 10.0)

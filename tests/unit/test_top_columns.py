@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from samples import START, row, snapshot, vm
 
 from hvtrace.stats.snapshot import rollup
-from hvtrace.top.columns import BY_KEY, CALL, COLUMNS, VM, Shown
+from hvtrace.top.columns import BY_KEY, CALL, COLUMNS, TRIP, VM, Shown
 from hvtrace.top.layout import Layout, fit
 from hvtrace.top.model import Model, Scope
 from hvtrace.top.view import View
@@ -39,6 +39,7 @@ def test_a_row_of_many_variants():
         "calls": "203",
         "time": "100",
         "mean": "2.59µs",
+        "trip": "-",
         "p50": "3.10µs",
         "p99": "8.31µs",
         "p999": "8.31µs",
@@ -141,6 +142,20 @@ def test_80_columns():
     assert dict(layout.columns)[CALL] == 16
 
 
+def test_round_trips_at_80_columns():
+    layout = fit(80, 24, 26, trips=True)
+    with_trips = [*AT_80[: AT_80.index("p99")], "trip", *AT_80[AT_80.index("p99") :]]
+    assert keys(layout) == [key for key in with_trips if key not in ("fast", "xmm")]
+    assert width(layout) <= 80
+
+
+def test_the_mean_round_trip():
+    one = shown(row(latencies_ns=[700, 900], trips_ns=[1_700, 2_300]))
+    assert (cells(one)["mean"], cells(one)["trip"]) == ("800ns", "2.00µs")
+    assert cells(shown(row(latencies_ns=[700], trips_ns=[])))["trip"] == "-"
+    assert cells(shown(row(latencies_ns=[700])))["trip"] == "-"
+
+
 def test_short_names_of_vms_leave_room_for_calls():
     assert dict(fit(80, 3, 26).columns)[CALL] == 23
     assert keys(fit(80, 3, 26)) == AT_80
@@ -156,7 +171,8 @@ def test_120_columns():
 
 def test_200_columns_have_everything():
     layout = fit(200, 24, 26)
-    assert keys(layout) == [column.key for column in COLUMNS]
+    assert keys(layout) == [column.key for column in COLUMNS if column != TRIP]
+    assert keys(fit(200, 24, 26, trips=True)) == [column.key for column in COLUMNS]
     assert dict(layout.columns)[VM] == 24
 
 

@@ -51,12 +51,12 @@ def test_tables(opened):
 
 def test_what_the_source_is_asked_for(opened):
     pid = os.getpid()
-    what = ("--pid", str(pid), "--code", "0x5c", "--slots", "4099", "--anyway")
+    what = ("--pid", str(pid), "--code", "0x5c", "--slots", "4099", "--anyway", "--round-trip")
     run("--batch", "-n", "1", "-i", "0.1", *what)
     (asked,) = opened
     assert asked.pop("keep_ended_seconds") >= 120
     asked.pop("say")("waiting")
-    assert asked == {"pid": pid, "code": 0x5C, "slots": 4099, "anyway": True}
+    assert asked == {"pid": pid, "code": 0x5C, "slots": 4099, "anyway": True, "round_trip": True}
 
 
 def test_vms_are_kept_for_longer_than_an_interval(opened, monkeypatch):

@@ -84,7 +84,7 @@ def test_filters_and_the_life_of_ended_vms_are_the_source_s(monkeypatch):
         )
     assert opened == [
         {"pid": os.getpid(), "code": 0x13, "slots": 4099, "anyway": True, "round_trip": True}
-        | {"keep_ended_seconds": 300.0, "round_trip": False}
+        | {"keep_ended_seconds": 300.0}
     ]
 
 

@@ -93,8 +93,9 @@ def offered_cpuid() -> Cpuid | None:
 
 def interface(structures: Structures, offered: Cpuid | None) -> Interface:
     """How this KVM returns output in registers, if at all."""
-    # BTF knows the functions, too; reading all symbols takes far longer.
-    found = symbol(XMM_FUNCTIONS) if structures.problem else structures.xmm_function
+    found = structures.xmm_function
+    if structures.problem and has_hyperv():  # reading all symbols takes a tenth of a second
+        found = symbol(XMM_FUNCTIONS)
     return Interface(
         offered=bool(BY_NAME["xmm-output"].exposed(offered)),
         symbol=found,

@@ -55,10 +55,10 @@ static __always_inline void wait_for(struct hvt_thread *t, u64 vcpu)
 /* The thread's call has completed and is counted in slot `index`. */
 static __always_inline void note_trip(struct hvt_thread *t, u32 index)
 {
-	if (t->vcpu)
-		t->trip = index;
-	else
+	if (!t->vcpu || t->trip)
 		COUNT_LOST(no_trip);
+	else
+		t->trip = index;
 }
 
 static __always_inline void forget_trip(struct hvt_thread *t)

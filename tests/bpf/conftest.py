@@ -13,6 +13,7 @@ from hvtrace.kernel import bpf, shape
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.live import LiveSource
 from hvtrace.kernel.programs import load_counters
+from hvtrace.kernel.structures import RoundTrip, Structures
 from hvtrace.stats.calls import Call, calls
 from hvtrace.stats.snapshot import rollup
 
@@ -29,11 +30,20 @@ class Programs:
         has_var_cnt: bool = True,
         can_output: bool = False,
         debugfs: Path | None = None,
+        structures: Structures = Structures(),  # noqa: B008 (it is frozen)
+        round_trip: RoundTrip | None = None,
     ) -> None:
         events = shape.raw(has_var_cnt)
         interface = Interface(offered=can_output)
-        host = Features("test", events, interface, debugfs=debugfs)
-        loaded = load_counters(host, threads, slots)
+        host = Features(
+            "test",
+            events,
+            interface,
+            debugfs=debugfs,
+            structures=structures,
+            round_trip=round_trip,
+        )
+        loaded = load_counters(host, threads, slots, round_trip=round_trip is not None)
         self.source = LiveSource(loaded, host, threads, slots)
         self.source.set_filter(None, None)
         self._run = loaded.programs
@@ -52,6 +62,12 @@ class Programs:
 
     def userspace_exit(self, reason: int = HYPERV_EXIT, errno: int = 0) -> None:
         self._fire("kvm_userspace_exit", reason, errno % (1 << 64))
+
+    def exit(self, vcpu: int, isa: int) -> None:
+        self._fire("trip_begin", vcpu, isa)
+
+    def entry(self, vcpu: int) -> None:
+        self._fire("trip_end", vcpu, 0)
 
     def call(self, code: int, result: int = 0, **fields: int) -> None:
         self.hypercall(code, **fields)  # type: ignore[arg-type]

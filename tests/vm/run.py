@@ -6,6 +6,7 @@ import json
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from hvtrace.kernel.live import LiveSource
 from hvtrace.stats import snapshot
 from hvtrace.stats.calls import Call, calls
 from hvtrace.stats.snapshot import Snapshot, rollup
-from tests.vm.tracefs import Event, Log, Tally, tally
+from tests.vm.tracefs import EVENTS, Event, Log, Tally, tally
+from tests.vm.trips import round_trips
 
 HVTRACE = str(Path(sys.executable).with_name("hvtrace"))
 Key = tuple[int, int | None, int, bool, str]  # pid and fd of the VM, code, fast, handler
@@ -43,11 +45,23 @@ class Run:
         }
 
     @property
+    def _vm_of(self) -> dict[int, tuple[int, int | None]]:
+        vms = self.ledger["vms"]
+        return {tid: (vm["pid"], vm["fd"]) for vm in vms for tid in vm["vcpus"]}
+
+    @property
+    def logged_trips_ns(self) -> dict[Key, list[int]]:
+        """The log's round trips by VM; it must have been made with trips.EVENTS."""
+        found: dict[Key, list[int]] = {}
+        for (tid, *rest), trips_ns in round_trips(self.events).items():
+            found.setdefault((*self._vm_of[tid], *rest), []).extend(trips_ns)
+        return found
+
+    @property
     def logged(self) -> tuple[dict[Key, Tally], int]:
         """The log by VM instead of by thread, and its orphans."""
-        vms = self.ledger["vms"]
-        vm_of = {tid: (vm["pid"], vm["fd"]) for vm in vms for tid in vm["vcpus"]}
-        by_thread, orphans = tally(self.events)
+        vm_of = self._vm_of
+        by_thread, orphans = tally([event for event in self.events if event.name in EVENTS])
         found: dict[Key, Tally] = {}
         for (tid, *rest), one in by_thread.items():
             both = found.setdefault((*vm_of[tid], *rest), Tally())
@@ -59,7 +73,12 @@ class Run:
         return found, orphans
 
 
-def record(source: LiveSource, *options: str, mix: str = "everything") -> Run:
+def record(
+    source: LiveSource,
+    *options: str,
+    mix: str = "everything",
+    events: Sequence[str] = EVENTS,
+) -> Run:
     """Run a mix, traced and logged from before its first call to its end.
 
     The VMs are held until hvtrace has looked at them once more: under -icount all
@@ -67,7 +86,7 @@ def record(source: LiveSource, *options: str, mix: str = "everything") -> Run:
     """
     orphans = source.snapshot().lost.orphans
     command = [HVTRACE, "guest", "--mix", mix, "--json", "--hold", *options]
-    log = Log()
+    log = Log(events=events)
     try:
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

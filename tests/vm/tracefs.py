@@ -12,7 +12,7 @@ import os
 import re
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,15 +34,18 @@ class Event:
 
 
 class Log:
-    """Logs EVENTS while open."""
+    """Logs `events` of KVM while open."""
 
-    def __init__(self, name: str = "truth", buffer_kb: int = 65536) -> None:
+    def __init__(
+        self, name: str = "truth", buffer_kb: int = 65536, events: Sequence[str] = EVENTS
+    ) -> None:
+        self._events = events
         self.folder = TRACEFS / "instances" / name
         self.folder.mkdir()
         self._write("trace_clock", "mono")
         self._write("buffer_size_kb", str(buffer_kb))
         self.formats = {}
-        for event in EVENTS:
+        for event in events:
             text = (TRACEFS / "events" / "kvm" / event / "format").read_text()
             number = int(re.search(r"ID: (\d+)", text)[1])  # type: ignore[index]
             found = re.findall(r"field:.*?(\w+);\s*offset:(\d+);\s*size:(\d+);", text)
@@ -53,7 +56,7 @@ class Log:
         (self.folder / file).write_text(text)
 
     def close(self) -> None:
-        for event in EVENTS:
+        for event in self._events:
             self._write(f"events/kvm/{event}/enable", "0")
         self.folder.rmdir()
 

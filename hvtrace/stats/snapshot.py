@@ -44,7 +44,7 @@ ROW = np.dtype(
 """One row of counters: a (vm, vCPU thread, code, fast, handler).
 
 Counters stand where a slot of the kernel has them, so that a copied slot is made
-a row in place (kernel/rows.py). What is spare is 0.
+a row in place (kernel/rows.py). What is spare means nothing.
 """
 
 TRIP = np.dtype(

@@ -66,6 +66,7 @@ def tracers() -> list[Tracer]:
         Tracer("two clock reads (raw tracepoints): the floor", floor, counts=False),
         Tracer("hvtrace", hvtrace),
         Tracer("hvtrace --evidence", lambda: hvtrace(evidence=True)),
+        Tracer("hvtrace --round-trip", lambda: hvtrace(round_trip=True)),
         Tracer("hvtrace --pid of another process", lambda: hvtrace(pid=1), counts=False),
         Tracer("hvtrace --code of another call", lambda: hvtrace(code=2), counts=False),
         Tracer("hvtrace, after all of these", hvtrace),

@@ -117,6 +117,98 @@ def test_a_kernel_without_hyperv_in_kvm(tmp_path: Path) -> None:
     assert structures.read(tmp_path).problem == "this KVM's BTF has no kvm_vcpu.arch.hyperv"
 
 
+# --- --round-trip
+
+EVENTS = """
+struct kvm_vcpu { char gap[13]; struct { long other, exits; } stat; };
+typedef void (*btf_trace_kvm_exit)(void *data, EXIT_ARGUMENTS);
+typedef void (*btf_trace_kvm_entry)(void *data, struct kvm_vcpu *vcpu, _Bool force);
+btf_trace_kvm_exit exit_program;
+btf_trace_kvm_entry entry_program;
+struct vmcb { struct { char gap[7]; unsigned exit_code; } control; };
+union reason { struct { unsigned basic : 16, more : 16; }; unsigned full; };
+struct vcpu_vt { long gap; union reason exit_reason; };
+"""
+SVM = "struct vcpu_svm { int gap; struct kvm_vcpu vcpu; struct vmcb *vmcb; } svm;"
+VMX = "struct vcpu_vmx { struct kvm_vcpu vcpu; long gap; union reason exit_reason; } vmx;"
+VMX_VT = "struct vcpu_vmx { struct kvm_vcpu vcpu; struct vcpu_vt vt; } vmx;"
+NEW, OLD = (
+    "struct kvm_vcpu *vcpu, unsigned isa",
+    "unsigned reason, struct kvm_vcpu *vcpu, unsigned isa",
+)
+EXIT_CODE = "offsetof(struct vmcb, control.exit_code)"
+VMCB = "offsetof(struct vcpu_svm, vmcb) - offsetof(struct vcpu_svm, vcpu)"
+
+
+def compile_events(folder: Path, vendor: str, arguments: str, *wanted: str) -> list[int]:
+    """Write folder/vmlinux of a KVM that is built in; what the compiler says of `wanted`."""
+    numbers = "".join(f'printf("%zu ", (size_t)({what}));' for what in wanted)
+    text = "#include <stddef.h>\n#include <stdio.h>\n" + EVENTS + vendor
+    source, program = folder / "types.c", folder / "types"
+    source.write_text(f"{text}\nint main(void) {{ {numbers} return 0; }}")
+    flags = ["-gbtf", f"-DEXIT_ARGUMENTS={arguments}"]
+    subprocess.run(["gcc", *flags, "-o", program, source], check=True)
+    section = f".BTF={folder / 'vmlinux'}"
+    subprocess.run(["objcopy", "--dump-section", section, program], check=True)
+    out = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    return [int(word) for word in out.split()]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "wanted"),
+    [
+        (SVM, {"SVM_VMCB": VMCB, "SVM_CODE": EXIT_CODE}),
+        (VMX, {"VMX_REASON": "offsetof(struct vcpu_vmx, exit_reason)"}),
+        (VMX_VT, {"VMX_REASON": "offsetof(struct vcpu_vmx, vt.exit_reason)"}),
+        (
+            SVM + VMX,
+            {
+                "SVM_VMCB": VMCB,
+                "SVM_CODE": EXIT_CODE,
+                "VMX_REASON": "offsetof(struct vcpu_vmx, exit_reason)",
+            },
+        ),
+    ],
+    ids=["kvm_amd", "kvm_intel", "kvm_intel-6.16", "both-built-in"],
+)
+def test_where_the_reason_of_an_exit_is(
+    tmp_path: Path, vendor: str, wanted: dict[str, str]
+) -> None:
+    exits = "offsetof(struct kvm_vcpu, stat.exits)"
+    numbers = compile_events(tmp_path, vendor, NEW, exits, *wanted.values())
+    found = structures.read_round_trip(tmp_path)
+    assert found.problem is None
+    expected = dict(zip(("VCPU_EXITS", *wanted), numbers, strict=True))
+    assert found.offsets == {"EXIT_VCPU": 0, "ENTRY_VCPU": 0, **expected}
+    assert f"-DHVT_VCPU_EXITS={numbers[0]}" in found.flags
+
+
+def test_before_5_16_the_reason_is_an_argument(tmp_path: Path) -> None:
+    (exits,) = compile_events(tmp_path, "", OLD, "offsetof(struct kvm_vcpu, stat.exits)")
+    found = structures.read_round_trip(tmp_path)
+    assert found.problem is None
+    assert found.offsets == {"EXIT_VCPU": 1, "ENTRY_VCPU": 0, "VCPU_EXITS": exits}
+
+
+@pytest.mark.parametrize(
+    ("vendor", "arguments", "problem"),
+    [
+        ("", NEW, "does not tell where the reason of an exit is"),
+        (SVM.replace("*vmcb", "*control"), NEW, "does not tell where the reason of an exit is"),
+        (SVM, "void *vcpu, unsigned isa", "no vCPU in kvm_exit and kvm_entry"),
+    ],
+)
+def test_no_round_trips_and_why(tmp_path: Path, vendor: str, arguments: str, problem: str) -> None:
+    compile_events(tmp_path, vendor, arguments)
+    found = structures.read_round_trip(tmp_path)
+    assert found.offsets == {}
+    assert problem in str(found.problem)
+
+
+def test_no_round_trips_without_btf(tmp_path: Path) -> None:
+    assert "CONFIG_DEBUG_INFO_BTF" in str(structures.read_round_trip(tmp_path).problem)
+
+
 @pytest.mark.parametrize("content", [b"", b"no BTF at all", b"\x9f\xeb\x01\x00" + bytes(20)])
 def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "vmlinux").write_bytes(content)

@@ -39,7 +39,7 @@ class Host_:
             Interface(exit_bytes=56),
             OFFERED,
             Structures(exit_bytes=56, cpuid_words=WORDS),
-            Path("/sys/kernel/debug/kvm"),
+            debugfs=Path("/sys/kernel/debug/kvm"),
         )
         self.source = FakeSource(snapshot(), snapshot([row(WIN, 2, latencies_ns=[5] * 7)]))
 

@@ -97,11 +97,13 @@ def mix(tmp_path: Path) -> Path:
     return file
 
 
-def stat(lacking: list[str], mix: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """(what stat counted, the guests' ledger, what was said), with --evidence."""
+def stat(
+    lacking: list[str], mix: Path, option: str = "--evidence"
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """(what stat counted, the guests' ledger, what was said)."""
     counted, ledger = mix.with_name("stat.json"), mix.with_name("ledger.json")
     guest = [HVTRACE, "guest", "--mix", str(mix), "--vcpus", "2", "--ledger", str(ledger)]
-    done = run(lacking, "stat", "--evidence", "--json", "-o", str(counted), "--", *guest)
+    done = run(lacking, "stat", option, "--json", "-o", str(counted), "--", *guest)
     assert done.returncode == 0, done.stderr
     return json.loads(counted.read_text()), json.loads(ledger.read_text()), done.stderr
 
@@ -123,3 +125,14 @@ def test_evidence_without_kprobes_is_as_exact(mix: Path) -> None:
     assert exits.total() > 0
     assert {(one["type"], one["size_bytes"]) for one in counted["exits"]} == {(2, 32)}
     assert counted["lost"]["no_exit"] == 0
+
+
+def test_no_round_trips_without_btf(mix: Path) -> None:
+    counted, ledger, said = stat(["BTF"], mix, "--round-trip")
+    assert "no round trips" in said
+    assert "CONFIG_DEBUG_INFO_BTF" in said
+    assert len(said.splitlines()) == 1
+    assert sum(call["calls"] for call in counted["calls"]) == sum(
+        call["calls"] for call in ledger["calls"]
+    )
+    assert not any("round_trips" in call for call in counted["calls"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -125,8 +126,9 @@ def test_all_room_comes_back_when_threads_end(
 
 def wait_for_none(programs: Programs) -> Snapshot:
     """The snapshot in which all threads have ended: join() returns before the kernel's exit."""
+    end = time.monotonic() + TIMEOUT_SECONDS
     while len(live(snapshot := programs.source.snapshot())):
-        pass
+        assert time.monotonic() < end
     return snapshot
 
 
@@ -137,7 +139,9 @@ def test_a_look_collects_what_ended_threads_leave(programs: Programs) -> None:
     for _ in range(61 // 5 + 1):  # more than there are entries, one look after each
         with vcpus(programs, 5) as few:
             few.make([MORE])
-        while (programs.source._vm_of >= 0).any() or programs.source._maps.threads["state"].any():
+        end = time.monotonic() + 10
+        while programs.source._maps.threads["state"].any():
+            assert time.monotonic() < end, "a look gives no entry back"
             programs.source.look()
     after = wait_for_none(programs)
     assert after.lost == Lost()

@@ -39,7 +39,7 @@ FOLDERS = ("tests/vm", "tests/xmm", "tests/host", "tests/icount")
 # the kernel, and the one whose tests want a clock that counts instructions.
 VM, PATCHED, ONCE, ICOUNT = FOLDERS
 # What of tests/vm is about the user space, too.
-EVERYWHERE = ("tests/vm/test_truth.py",)
+EVERYWHERE = ("tests/vm/test_truth.py", "tests/vm/test_round_trip.py")
 # A root of this name is this machine's own files.
 HOST = "host"
 # Every kernel meets one, two and four CPUs, and none is booted for that alone.

@@ -46,14 +46,19 @@
 		(counter)++;                                                                       \
 	} while (0)
 
+/* A mapped array of bytes, as many as `type` has: BCC makes code for each member of an
+ * element's type, which would take longer than all the rest. */
+#define MAPPED_ARRAY(name, type, count)                                                            \
+	enum { name##_bytes = sizeof(type) };                                                      \
+	struct name##_element {                                                                    \
+		u8 bytes[name##_bytes];                                                            \
+	};                                                                                         \
+	BPF_F_TABLE("array", u32, struct name##_element, name, count, BPF_F_MMAPABLE)
+
 /* The address of an element (BPF_PSEUDO_MAP_VALUE) is one instruction where a look-up
  * is a dozen. BCC knows no such thing: the map's number and the offset stand together
  * where hvtrace/kernel/child.py puts the map's descriptor, and the offset behind it. */
-enum { STATE_BYTES = sizeof(struct hvt_state) };
-struct state_bytes { /* because BCC makes code for each member of an element's type */
-	u8 bytes[STATE_BYTES];
-};
-BPF_F_TABLE("array", u32, struct state_bytes, state, 1, BPF_F_MMAPABLE);
+MAPPED_ARRAY(state, struct hvt_state, 1);
 #define STATE_AT(member)                                                                           \
 	((typeof(&((struct hvt_state *)0)->member))bpf_pseudo_fd(                                  \
 	    2, HVT_STATE << 24 | __builtin_offsetof(struct hvt_state, member)))
@@ -61,7 +66,12 @@ BPF_F_TABLE("array", u32, struct state_bytes, state, 1, BPF_F_MMAPABLE);
 #define COUNT_LOST(what) __sync_fetch_and_add(&CONTROL->what, 1)
 
 /* Too large for one element. The first is never used: 0 is "none" in the tables. */
-BPF_F_TABLE("array", u32, struct hvt_slot, slots, HVT_MAX_SLOTS + 1, BPF_F_MMAPABLE);
+MAPPED_ARRAY(slots, struct hvt_slot, HVT_MAX_SLOTS + 1);
+
+static __always_inline struct hvt_slot *get_slot(u32 *index)
+{
+	return (struct hvt_slot *)slots.lookup(index);
+}
 
 /* Free indices, filled by user space; popped on a thread's or a call's first
  * sight only. */
@@ -73,7 +83,7 @@ BPF_STACK(free_failures, u32, HVT_MAX_FAILURES);
 BPF_HASH(tids, u32, u32, HVT_MAX_THREADS);
 
 BPF_HASH(abis, u32, struct hvt_abi, 1024);
-BPF_F_TABLE("array", u32, struct hvt_failure, failures, HVT_MAX_FAILURES + 1, BPF_F_MMAPABLE);
+MAPPED_ARRAY(failures, struct hvt_failure, HVT_MAX_FAILURES + 1);
 
 /* Not BCC's own macros: programs of their names attach by themselves, and we
  * attach only when the free lists are filled. */
@@ -161,7 +171,7 @@ static __always_inline struct hvt_slot *new_slot(u16 *entry, u64 call, u32 *inde
 
 	if (free_slots.pop(index))
 		return 0;
-	slot = slots.lookup(index);
+	slot = get_slot(index);
 	if (!slot)
 		return 0;
 	slot->min_ns = ~0ULL;
@@ -196,7 +206,7 @@ static __always_inline struct hvt_slot *search_slot(struct hvt_thread *t, u32 *i
 				return slot;
 			break;
 		}
-		slot = slots.lookup(index);
+		slot = get_slot(index);
 		if (slot && is_of(slot, call, HVT_CALL_KEY)) {
 			set_shape(slot, call);
 			return slot;
@@ -213,7 +223,7 @@ static __always_inline struct hvt_slot *find_slot(struct hvt_thread *t, u32 *ind
 	struct hvt_slot *slot;
 
 	*index = t->table[HASH(t->call) & (HVT_TABLE - 1)];
-	slot = slots.lookup(index); /* of "none", too: its shape is no call's */
+	slot = get_slot(index); /* of "none", too: its shape is no call's */
 	if (slot) {
 		if (is_of(slot, t->call, HVT_CALL_SHAPE))
 			return slot;
@@ -285,7 +295,7 @@ static __always_inline void count_more(struct hvt_slot *slot, u16 status)
 		index = *link;
 		if (!index && free_failures.pop(&index))
 			break;
-		failure = failures.lookup(&index);
+		failure = (struct hvt_failure *)failures.lookup(&index);
 		if (!failure)
 			break;
 		if (!failure->status)

@@ -24,16 +24,11 @@
 /* By a hash of the vCPU's address: threads that wait for its entry. A count, not a
  * mark, because two vCPUs may share one: it is 0 where nobody waits, and never
  * while somebody does. */
-enum { WAITING_BYTES = sizeof(u32) << WAITING_BITS, TRIP_BYTES = sizeof(struct hvt_trip) };
-struct waiting_bytes { /* of bytes, as state_bytes */
-	u8 bytes[WAITING_BYTES];
+struct waiting {
+	u32 threads[1 << WAITING_BITS];
 };
-BPF_ARRAY(waiting, struct waiting_bytes, 1);
-
-struct trip_bytes {
-	u8 bytes[TRIP_BYTES];
-};
-BPF_F_TABLE("array", u32, struct trip_bytes, trips, HVT_MAX_SLOTS + 1, BPF_F_MMAPABLE);
+MAPPED_ARRAY(waiting, struct waiting, 1);
+MAPPED_ARRAY(trips, struct hvt_trip, HVT_MAX_SLOTS + 1);
 
 static __always_inline u32 *waiting_for(u64 vcpu)
 {

@@ -395,7 +395,7 @@ async def test_losses_and_calls_in_flight():
         assert "in flight 3  lost 0" in view.status
         lost = Lost(orphans=7, no_slot=3, no_thread=5)
         await view.push(snapshot(time=START + 1, lost=lost))
-        assert "in flight 0   LOST no_slot 3, no_thread 5 " in view.status
+        assert "in flight 0   LOST no_slot 3, no_thread 5: rai" in view.status
 
 
 async def test_help():

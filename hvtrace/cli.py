@@ -13,6 +13,7 @@ from hvtrace import __version__
 from hvtrace.errors import HvtraceError
 
 COMMANDS = ("top", "stat", "exporter", "audit", "explain", "guest", "demo", "doctor")
+TRACERS = ("top", "stat", "exporter", "audit")  # that load programs
 
 
 class LazyGroup(click.Group):
@@ -29,6 +30,16 @@ class LazyGroup(click.Group):
         module = import_module(f"hvtrace.commands.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The sub-command that `args` call, and its own arguments."""
+        if args[0] in TRACERS and not {"-h", "--help"} & set(args):
+            from hvtrace.kernel import loader
+
+            loader.start_ahead()
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

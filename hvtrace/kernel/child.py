@@ -20,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ def main() -> int:
     """Read the job, answer on the socket."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     answer_to = socket.socket(fileno=int(sys.argv[1]))
+    with suppress(ImportError):  # load will say it
+        import bcc  # noqa: F401 (before there is a job: the parent is busy, too)
     try:
         fds = load(json.load(sys.stdin))
     except Failed as failed:

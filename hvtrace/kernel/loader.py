@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from hvtrace.errors import HvtraceError
-from hvtrace.kernel.layout import bpf_folder
 
 _SYSTEM_PYTHON = "/usr/bin/python3"  # where a distribution's own packages belong
 _CHILD = Path(__file__).with_name("child.py")
@@ -53,6 +53,9 @@ def load(
 
     Raises HvtraceError: no BCC, the wrong one, or the kernel refuses.
     """
+    # Here, for it imports numpy, and start_ahead must not wait for that.
+    from hvtrace.kernel.layout import bpf_folder
+
     folder = bpf_folder()
     job = {
         "sources": [str(source) for source in sources],
@@ -76,12 +79,14 @@ def load(
     raise HvtraceError(advice.format(text=text))
 
 
-def _run_child(python: str, job: str) -> tuple[dict[str, str], list[int]]:
-    ours, theirs = socket.socketpair()
-    with ours:
+class _Child:
+    """A child that waits for its job, and imports BCC meanwhile. Raises OSError."""
+
+    def __init__(self, python: str) -> None:
+        self._answers, theirs = socket.socketpair()
         with theirs:
             try:
-                child = subprocess.Popen(
+                self._process = subprocess.Popen(
                     [python, "-I", str(_CHILD), str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.PIPE,
@@ -89,11 +94,36 @@ def _run_child(python: str, job: str) -> tuple[dict[str, str], list[int]]:
                     stderr=subprocess.PIPE,
                     text=True,
                 )
-            except OSError as error:
-                return {"error": "no-bcc", "text": f"{python}: {error.strerror}"}, []
-        with child:
-            _, log = child.communicate(job)
-            message, fds, _, _ = socket.recv_fds(ours, 65536, 64)
+            except BaseException:
+                self._answers.close()
+                raise
+
+    def do(self, job: str) -> tuple[bytes, list[int], str]:
+        """The answer, its descriptors, and what was printed."""
+        with self._answers, self._process:
+            _, log = self._process.communicate(job)
+            message, fds, _, _ = socket.recv_fds(self._answers, 65536, 64)
+        return message, fds, log
+
+
+_ahead: dict[str, _Child] = {}  # by interpreter
+
+
+def start_ahead() -> None:
+    """Start a child that `load` will use: BCC is imported while the caller is, too.
+
+    For a command that is sure to load. The child ends with this process.
+    """
+    with suppress(OSError):  # load will say it
+        _ahead[sys.executable] = _Child(sys.executable)
+
+
+def _run_child(python: str, job: str) -> tuple[dict[str, str], list[int]]:
+    try:
+        child = _ahead.pop(python, None) or _Child(python)
+    except OSError as error:
+        return {"error": "no-bcc", "text": f"{python}: {error.strerror}"}, []
+    message, fds, log = child.do(job)
     if not message:
         return {"error": "load", "text": f"the loader ended early: {_last_line(log)}"}, []
     answer: dict[str, str] = json.loads(message)

@@ -7,10 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
 
+from hvtrace.cli import cli
 from hvtrace.errors import HvtraceError
 from hvtrace.kernel import loader
 
@@ -112,3 +116,67 @@ def test_child_that_dies_without_a_word() -> None:
     answer, _ = loader._run_child("/bin/false", "{}")
     assert answer["error"] == "load"
     assert "ended early" in answer["text"]
+
+
+ECHO = """
+import json, os, socket, sys
+job = sys.stdin.read()
+answer = {"error": "no-bcc", "text": f"{os.getpid()} {job}"}
+socket.socket(fileno=int(sys.argv[1])).sendall(json.dumps(answer).encode())
+"""
+
+
+def test_a_child_that_was_started_ahead_gets_the_first_job(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(ECHO)
+    monkeypatch.setattr(loader, "_CHILD", tmp_path / "child.py")
+    loader.start_ahead()
+    ahead = loader._ahead[sys.executable]._process.pid
+    answers = [loader._run_child(sys.executable, job)[0]["text"].split() for job in ("a", "b")]
+    assert answers[0] == [str(ahead), "a"]
+    assert answers[1][0] != str(ahead)
+    assert answers[1][1] == "b"
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"  # where nobody reaps orphans
+
+
+def test_a_child_without_a_job_ends_with_its_parent() -> None:
+    code = "\n".join(
+        [
+            "import sys",
+            "from hvtrace.kernel import loader",
+            "loader.start_ahead()",
+            "print(loader._ahead[sys.executable]._process.pid)",
+        ]
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    deadline = time.monotonic() + 30
+    while is_alive(int(out.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert out.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "started"),
+    [
+        (["stat", "--no-such-option"], 1),
+        (["exporter", "--no-such-option"], 1),
+        (["stat", "--help"], 0),
+        (["explain", "2"], 0),
+        (["--help"], 0),
+    ],
+)
+def test_commands_that_load_start_it_before_they_are_imported(
+    monkeypatch, capsys, arguments: list[str], started: int
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(loader, "start_ahead", lambda: calls.append(None))
+    with suppress(click.ClickException):
+        cli.main(arguments, standalone_mode=False)
+    assert len(calls) == started

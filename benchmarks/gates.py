@@ -19,7 +19,7 @@ class Gate:
 GATES = (
     # Two clock reads are the least that a latency takes; a quarter more pays for verdicts,
     # statuses and handlers. The textbook way is a start entry inserted and deleted, and one
-    # hash key for each bucket.
+    # hash key for each bucket. A forwarded call has a third event, and no gate.
     Gate("native: a call, of two clock reads", "native/hvtrace: */of floor", 1.25),
     Gate("native: a call, of the textbook way", "native/hvtrace: */of textbook", 0.45),
     # 560 instructions where tracefs adds 1,242.

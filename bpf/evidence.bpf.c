@@ -4,7 +4,7 @@
  * VMM wrote the output registers of the exit structure. Every offset is this
  * kernel's own, a -D flag from hvtrace/kernel/programs.py: where a structure has no
  * registers, its flag is HVT_NONE. The text is joined to that of hvtrace.bpf.c,
- * because BCC rewrites map functions in its main file only.
+ * for the reason that state.bpf.c gives.
  */
 #include "kvm.h"
 

@@ -7,7 +7,7 @@ import ctypes
 import click
 
 from hvtrace.commands.interrupts import Interrupts
-from hvtrace.commands.options import filters, round_trip
+from hvtrace.commands.options import tracing
 
 DEFAULT_LISTEN = "127.0.0.1:10942"
 """A port that neither IANA nor Prometheus' list of exporters gives to anything else."""
@@ -34,8 +34,7 @@ Examples:
     metavar="HOST:PORT",
     help="Serve here; an empty HOST stands for every address of this machine.",
 )
-@filters
-@round_trip
+@tracing
 def command(
     *,
     listen: str,

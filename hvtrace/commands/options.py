@@ -13,9 +13,9 @@ from hvtrace.hyperv import codes
 from hvtrace.kernel.room import MOST_SLOTS, SLOTS
 
 
-def filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --pid, --code, --slots and --anyway: `kernel.live.open_source` takes these names."""
-    return pid(code(slots(anyway(command))))
+def tracing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what all that counts calls has; `kernel.live.open_source` takes it by these names."""
+    return pid(code(slots(anyway(round_trip(command)))))
 
 
 def _code(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:

@@ -60,7 +60,7 @@ class Result:
     metavar="SECONDS",
     help="End after this time.",
 )
-@options.filters
+@options.tracing
 @options.vms
 @click.option(
     "--by",
@@ -70,7 +70,6 @@ class Result:
     help="A table of each VM, or one of all together.",
 )
 @options.evidence
-@options.round_trip
 @click.option("--json", "form", flag_value="json", help="Print one JSON object instead of tables.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV instead of tables.")
 @click.option(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 
 from hvtrace.commands.interrupts import Interrupts
-from hvtrace.commands.options import filters, round_trip
+from hvtrace.commands.options import tracing
 from hvtrace.stats.snapshot import Source
 
 KEEP_ENDED_SECONDS = 150.0
@@ -34,8 +34,7 @@ Examples:
     metavar="SECONDS",
     help="Time between two pictures.",
 )
-@filters
-@round_trip
+@tracing
 @click.option("--batch", is_flag=True, help="Print a table for each interval; needs no terminal.")
 @click.option(
     "-n",

@@ -114,8 +114,9 @@ def start_ahead() -> None:
 
     For a command that is sure to load. The child ends with this process.
     """
-    with suppress(OSError):  # load will say it
-        _ahead[sys.executable] = _Child(sys.executable)
+    if sys.executable not in _ahead:
+        with suppress(OSError):  # load will say it
+            _ahead[sys.executable] = _Child(sys.executable)
 
 
 def _run_child(python: str, job: str) -> tuple[dict[str, str], list[int]]:

@@ -49,32 +49,30 @@ def load_counters(
     more reads their CPUID; with `round_trip` (and `host.round_trip`), they count
     the time from exit to entry. All need BTF.
     """
-    sources = [layout.bpf_folder() / "hvtrace.bpf.c"]
+    sources = ["state", "hvtrace"]
     kind = "raw" if host.shape.raw else "tracepoint"
     programs = [Program(event, kind, event) for event in EVENTS]
     maps = [*MAPS]
     flags = [
         f"-DHVT_MAX_THREADS={1 << (threads - 1).bit_length()}",
-        *(
-            f"-DHVT_MAX_SLOTS={slots}",
-            f"-DHVT_MAX_FAILURES={layout.FAILURES}",
-            f"-DHVT_CACHE={layout.CACHE}",
-            f"-DHVT_STATE={maps.index('state')}",
-        ),
+        f"-DHVT_MAX_SLOTS={slots}",
+        f"-DHVT_MAX_FAILURES={layout.FAILURES}",
+        f"-DHVT_CACHE={layout.CACHE}",
+        f"-DHVT_STATE={maps.index('state')}",
     ]
     if evidence:
         programs += [BY_KPROBE, BY_ENTRY] if host.kprobes else [BY_ENTRY]
-        sources.append(layout.bpf_folder() / "evidence.bpf.c")
+        sources.append("evidence")
         flags += _evidence_flags(host.interface)
         maps.append("exits")
     if vcpus:
-        sources.append(layout.bpf_folder() / "vcpus.bpf.c")
+        sources.append("vcpus")
         programs.append(VCPUS)
         flags.append(f"-DHVT_MAX_VCPUS={MAX_VCPUS}")
         maps.append("vcpus")
     if round_trip:
         assert host.round_trip is not None
-        sources.append(layout.bpf_folder() / "roundtrip.bpf.c")
+        sources.append("roundtrip")
         programs += TRIPS
         maps += ("waiting", "trips")
         flags += [
@@ -83,7 +81,8 @@ def load_counters(
             *host.round_trip.flags,
         ]
     flags += [*host.shape.flags, *host.structures.flags, *more_flags]
-    return loader.load(sources, flags, programs, maps)
+    files = [layout.bpf_folder() / f"{name}.bpf.c" for name in sources]
+    return loader.load(files, flags, programs, maps)
 
 
 def _evidence_flags(interface: Interface) -> list[str]:

@@ -1,8 +1,8 @@
 #!/bin/sh
 # PID 1 of the lab's VM, first half: from the RAM disk to the host's files, or a root's.
 #
-# The root is the host's, or one of its folders, read only over 9p, under an overlay in memory: programs
-# see one writable file system and nothing of what they write reaches the host.
+# The root is the host's, or one of its folders, read only over 9p, under an overlay in
+# memory: programs see one writable file system and nothing of what they write reaches the host.
 # cache=loose is right for it (the lower files do not change while the VM lives)
 # and saves most of the trips to the host that Python's imports would make.
 [ $$ = 1 ] || exit # it would mount over a living system

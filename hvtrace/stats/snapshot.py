@@ -16,6 +16,7 @@ from hvtrace.hyperv.xmm import VERDICTS as VERDICTS  # noqa: PLC0414 (re-exporte
 from hvtrace.stats.exits import Exit, difference
 from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS
 from hvtrace.stats.vm import EVERY_VM as EVERY_VM  # noqa: PLC0414 (re-exported)
+from hvtrace.stats.vm import Probe as Probe  # noqa: PLC0414
 from hvtrace.stats.vm import Vm as Vm  # noqa: PLC0414
 
 HANDLERS = ("kernel", "vmm")
@@ -60,6 +61,9 @@ TRIP = np.dtype(
 STATUS = np.dtype([("row", "<i4"), ("status", "<u2"), ("count", "<u8")])
 """Failures: `row` is an index into Snapshot.rows, `status` is never 0."""
 
+VCPU = np.dtype([("vm", "<i4"), ("vcpu", "<i4"), ("sum_ns", "<u8")])
+"""Service time of one vCPU's completed calls; `vcpu` is KVM's number of it, -1 where unknown."""
+
 KEY = ("vm", "tid", "code", "fast", "handler")
 # A tid has 22 bits at most (PID_MAX_LIMIT, include/linux/threads.h).
 _KEY_SHIFTS = {name: np.uint64(s) for name, s in zip(KEY, (40, 18, 2, 1, 0), strict=True)}
@@ -100,6 +104,8 @@ class Snapshot:
     in_flight: int = 0  # calls open now, counted in no row yet
     exits: tuple[Exit, ...] = ()  # of forwarded calls, where evidence was asked for
     trips: Array = field(default_factory=lambda: np.zeros(0, dtype=TRIP))
+    vcpus: Array = field(default_factory=lambda: np.zeros(0, dtype=VCPU))  # where asked for
+    probes: tuple[Probe, ...] = ()
 
 
 class Source(Protocol):

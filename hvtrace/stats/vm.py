@@ -1,4 +1,4 @@
-"""Who makes hypercalls."""
+"""Who makes hypercalls, and the programs that count them."""
 
 from __future__ import annotations
 
@@ -25,3 +25,13 @@ class Vm:
 
 EVERY_VM = Vm(pid=0, name="*", vmm="")
 """Stands for all VMs in a roll-up that does not keep them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One of our BPF programs."""
+
+    name: str
+    attached: bool
+    runs: int = 0  # while the kernel measured (kernel.bpf_stats_enabled)
+    run_ns: int = 0

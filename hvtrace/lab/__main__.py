@@ -20,6 +20,7 @@ from hvtrace.lab.progress import Progress
 @click.option("--cpus", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--share", type=click.Path(path_type=Path), help="Folder to write results to.")
 @click.option("--timeout", type=float, help="Seconds the command may take.")
+@click.option("--port", "ports", type=int, multiple=True, help="TCP port of the VM to reach here.")
 @click.option("--icount", is_flag=True, help="One CPU; its clock counts instructions.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def main(
@@ -31,6 +32,7 @@ def main(
     share: Path | None,
     timeout: float | None,
     icount: bool,
+    ports: tuple[int, ...],
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND as root in a VM, with a Debian kernel and this machine's files or a suite's."""
@@ -42,7 +44,10 @@ def main(
         with tempfile.TemporaryDirectory(prefix="hvtrace-lab-") as scratch:
             share = share or Path(scratch)
             share.mkdir(parents=True, exist_ok=True)
-            machine = vm.Vm(found, share, front.here(), progress, icount, folder, cpus)
+            machine = vm.Vm(
+                *(found, share, front.here(), progress, icount, folder, cpus),
+                ports={port: port for port in ports},
+            )
             sys.exit(machine.run(command, timeout_seconds=timeout))
     except HvtraceError as error:
         click.echo(f"hvtrace: {error}", err=True)

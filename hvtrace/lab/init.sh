@@ -51,5 +51,7 @@ mount -t 9p -o ro,$nine,cache=loose modules "lib/modules/$(uname -r)"
 mkdir -p "./$share"
 mount -t 9p -o rw,$nine share "./$share"
 ifconfig lo up
+# Only where ports of the VM were asked for.
+[ ! -e sys/class/net/eth0 ] || ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
 hostname hvtrace-lab
 exec switch_root /newroot /bin/sh "$folder/inside.sh" "$folder"

@@ -1,4 +1,4 @@
-"""The initial RAM disk of the lab's VM: busybox, five modules and one script.
+"""The initial RAM disk of the lab's VM: busybox, a few modules and one script.
 
 The kernels are distribution kernels, so everything that is needed to reach the
 root file system (9p over virtio, overlayfs) is a module and travels in here.
@@ -17,6 +17,8 @@ from hvtrace.errors import HvtraceError
 # What the first script needs before it has a root file system. Some kernels have a
 # few of them built in, so a name that is not a module is not an error by itself.
 MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "kvm_amd")
+# And where ports of the VM are to be reached.
+NETWORK = ("virtio_net",)
 
 
 def module_files(folder: Path, wanted: Sequence[str] = MODULES) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hvtrace.lab.tools import tool
@@ -33,6 +33,7 @@ class Wiring:
         initrd: the RAM disk.
         terminal, size: descriptors of our sockets' other ends: the guest's hvc0, and
             the port that carries changes of the window's size.
+        ports: TCP ports of the VM by the port of this machine's loopback that leads there.
     """
 
     folders: Mapping[str, Path]
@@ -41,6 +42,7 @@ class Wiring:
     initrd: Path
     terminal: int
     size: int
+    ports: Mapping[int, int] = field(default_factory=dict)
 
 
 def command(image: Path, wiring: Wiring, *, cpus: int, icount: bool) -> list[str]:
@@ -65,7 +67,16 @@ def command(image: Path, wiring: Wiring, *, cpus: int, icount: bool) -> list[str
         *("-device", "virtserialport,chardev=size,name=hvtrace.size"),
         *(word for tag in wiring.folders.items() for word in _folder(*tag, ",readonly=on")),
         *_folder("share", wiring.share, ""),
+        *_network(wiring.ports),
     ]
+
+
+def _network(ports: Mapping[int, int]) -> tuple[str, ...]:
+    """A way in, none out; the VM is 10.0.2.15 (init.sh)."""
+    if not ports:
+        return ()
+    forward = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in ports.items())
+    return ("-netdev", f"user,id=net,restrict=on{forward}", "-device", "virtio-net-pci,netdev=net")
 
 
 def _folder(tag: str, path: Path, more: str) -> tuple[str, ...]:

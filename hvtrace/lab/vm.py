@@ -15,9 +15,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -52,6 +52,7 @@ class Vm:
             whose clock is the host's.
         root: a root of `roots.find`, instead of this machine's files.
         cpus: how many the VM has.
+        ports: TCP ports of the VM by the port of this machine's loopback that leads there.
     """
 
     kernel: Kernel
@@ -61,6 +62,7 @@ class Vm:
     icount: bool = False
     root: Path | None = None
     cpus: int = 2
+    ports: Mapping[int, int] = field(default_factory=dict)
 
     def run(self, command: Sequence[str], timeout_seconds: float | None = None) -> int:
         """Boot, run one command in this process's working directory, power off.
@@ -109,6 +111,7 @@ class Vm:
                 initrd=self._folder / "initrd",
                 terminal=guest_terminal.fileno(),
                 size=guest_size.fileno(),
+                ports=self.ports,
             )
             cpus = 1 if self.icount else self.cpus
             command_line = qemu.command(self.kernel.image, wiring, cpus=cpus, icount=self.icount)
@@ -153,6 +156,7 @@ class Vm:
 
     def _write_initrd(self) -> None:
         script = files("hvtrace.lab") / "init.sh"
+        wanted = (*initramfs.MODULES, *(initramfs.NETWORK if self.ports else ()))
         config = {
             "share": self.share.absolute(),
             "folder": self._folder,
@@ -165,7 +169,7 @@ class Vm:
                 busybox=Path(tool("busybox")),
                 script=script.read_text(),
                 config="".join(lines),
-                modules=initramfs.module_files(self.kernel.modules),
+                modules=initramfs.module_files(self.kernel.modules, wanted),
             )
 
     def _attend(

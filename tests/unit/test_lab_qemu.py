@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,18 @@ def pairs(command: list[str]) -> set[tuple[str, str]]:
 
 def command(icount: bool = False, cpus: int = 3) -> list[str]:
     return qemu.command(Path("/k/vmlinuz"), WIRING, cpus=cpus, icount=icount)
+
+
+def test_a_way_in_and_none_out():
+    wiring = replace(WIRING, ports={10942: 9090, 10943: 9091})
+    wired = qemu.command(Path("/k/vmlinuz"), wiring, cpus=1, icount=False)
+    [netdev] = [value for name, value in pairs(wired) if name == "-netdev"]
+    assert netdev.split(",") == [
+        *("user", "id=net", "restrict=on"),
+        *("hostfwd=tcp:127.0.0.1:10942-:9090", "hostfwd=tcp:127.0.0.1:10943-:9091"),
+    ]
+    assert ("-device", "virtio-net-pci,netdev=net") in pairs(wired)
+    assert "-netdev" not in command()
 
 
 def test_it_ends_with_us():

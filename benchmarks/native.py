@@ -88,10 +88,10 @@ def variants(ours: dict[str, int], without: dict[str, int], peers: dict[str, int
 
 def measure(variant: Variant) -> float:
     """ns per call: all programs of the variant together."""
-    before = [bpf.run_statistics(fd) for fd in variant.programs]
+    before = [bpf.counters(fd) for fd in variant.programs]
     for _ in range(CALLS):
         variant.call()
-    after = [bpf.run_statistics(fd) for fd in variant.programs]
+    after = [bpf.counters(fd) for fd in variant.programs]
     return sum((b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(before, after, strict=True))
 
 

@@ -23,6 +23,8 @@ from hvtrace.kernel.shape import choose
 # A VMM opens KVM and makes a VM before a guest calls, which takes longer than this.
 _LOOK_SECONDS = 0.01
 
+_ENDS = EVENTS[0]  # of threads: no event of KVM, so it stays attached
+
 
 class Attachment:
     """Not for use by two threads at once."""
@@ -34,19 +36,18 @@ class Attachment:
         self._programs = programs
         self._host = host
         self._say = say
-        self._ends: list[int] = []  # of threads: no event of KVM, so it stays attached
-        self._links: list[int] = []
+        self._links: dict[str, int] = {}  # by program
         self._return: _Return | None = None
 
     @property
-    def probes(self) -> int:
-        """How many programs are attached."""
-        return len(self._ends) + len(self._links)
+    def attached(self) -> set[str]:
+        """The programs that are attached."""
+        return set(self._links)
 
     def attach(self) -> None:
         """Attach what counts. Raises HvtraceError; nothing stays attached then."""
         try:
-            self._ends.append(self._to_event(EVENTS[0]))
+            self._links[_ENDS] = self._to_event(_ENDS)
             self._attach_to_kvm()
         except BaseException:
             self.detach()
@@ -57,8 +58,7 @@ class Attachment:
         if self._return:
             self._return.stop()
             self._return = None
-        _close(self._links)
-        _close(self._ends)
+        self._let_go(set(self._links))
 
     def follow(self) -> None:
         """Let go of a KVM that has gone; see whether it is back.
@@ -66,8 +66,8 @@ class Attachment:
         To be called now and then. Raises HvtraceError where the KVM that is back is
         another one, so that the programs may not be right for it.
         """
-        if self._links and not self._return and not kvm.is_loaded():
-            _close(self._links)
+        if self._of_kvm() and not self._return and not kvm.is_loaded():
+            self._let_go(self._of_kvm())
             self._say("KVM was unloaded: waiting for it to be loaded again")
             self._return = _Return(self._attach_to_kvm)
         elif self._return and self._return.is_over():
@@ -79,15 +79,24 @@ class Attachment:
             missed = f"; {before} calls were made before" if before else ""
             self._say(f"KVM is loaded again{missed}")
 
+    def _of_kvm(self) -> set[str]:
+        return set(self._links) - {_ENDS}
+
+    def _let_go(self, programs: set[str]) -> None:
+        for name in programs:
+            os.close(self._links.pop(name))
+
     def _attach_to_kvm(self) -> None:
         try:
             for event in EVENTS[1:]:
-                self._links.append(self._to_event(event))
+                self._links[event] = self._to_event(event)
             if BY_ENTRY.name in self._programs:
-                self._links.append(self._to_vcpu())
-            self._links += [self._raw(one) for one in TRIPS if one.name in self._programs]
+                self._to_vcpu()
+            for one in TRIPS:
+                if one.name in self._programs:
+                    self._links[one.name] = self._raw(one)
         except BaseException:
-            _close(self._links)
+            self._let_go(self._of_kvm())
             raise
 
     def _to_event(self, event: str) -> int:
@@ -100,16 +109,18 @@ class Attachment:
         except OSError as error:
             raise HvtraceError(f"cannot attach to {event}: {error.strerror}") from None
 
-    def _to_vcpu(self) -> int:
+    def _to_vcpu(self) -> None:
         """Let the programs know which vCPU a thread runs, the cheapest way there is."""
         reason = "this kernel has none: CONFIG_KPROBES"
         if BY_KPROBE.name in self._programs:
             try:
-                return bpf.attach_kprobe(self._programs[BY_KPROBE.name], BY_KPROBE.target)
+                link = bpf.attach_kprobe(self._programs[BY_KPROBE.name], BY_KPROBE.target)
+                self._links[BY_KPROBE.name] = link
+                return
             except OSError as error:
                 reason = f"{BY_KPROBE.target}: {error.strerror}"
         self._say(f"evidence without kprobes ({reason}): each entry to a guest is looked at")
-        return self._raw(BY_ENTRY)
+        self._links[BY_ENTRY.name] = self._raw(BY_ENTRY)
 
     def _raw(self, program: Program) -> int:
         try:
@@ -156,8 +167,3 @@ def _unlike(host: Features) -> bool:
     """Whether what KVM is like now is not `host`, which was looked at when it began."""
     shape = choose(platform.release(), features.read_formats(features.mounted_tracefs() / "events"))
     return features.look(shape, round_trip=host.round_trip is not None) != host
-
-
-def _close(links: list[int]) -> None:
-    while links:
-        os.close(links.pop())

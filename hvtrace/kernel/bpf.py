@@ -14,6 +14,7 @@ import fcntl
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 _SYS_BPF = 321  # x86-64, the only architecture with Hyper-V guests on KVM
 _MAP_CREATE = 0
@@ -180,19 +181,16 @@ def enable_statistics() -> int:
     return _bpf(_ENABLE_STATS, _attr("<I", 0))  # BPF_STATS_RUN_TIME
 
 
-def run_statistics(program_fd: int) -> tuple[int, int]:
-    """(total run time in ns, runs) of a program, while statistics were on."""
-    run_time_ns, run_count, _ = _program_counters(program_fd)
-    return run_time_ns, run_count
+class Counters(NamedTuple):
+    """What the kernel keeps of a program."""
+
+    run_ns: int  # this and `runs`: while statistics were on
+    runs: int
+    misses: int  # events for which it was skipped: it was running on that CPU already
 
 
-def recursion_misses(program_fd: int) -> int:
-    """Events for which the kernel skipped the program: it was running on that CPU already."""
-    return _program_counters(program_fd)[2]
-
-
-def _program_counters(program_fd: int) -> tuple[int, int, int]:
+def counters(program_fd: int) -> Counters:
+    """One system call, and none on a map."""
     info = ctypes.create_string_buffer(256)  # struct bpf_prog_info
     _bpf(_OBJ_GET_INFO_BY_FD, _attr("<IIQ", program_fd, len(info), ctypes.addressof(info)))
-    run_time_ns, run_count, misses = struct.unpack_from("<QQQ", info.raw, 192)
-    return run_time_ns, run_count, misses
+    return Counters(*struct.unpack_from("<QQQ", info.raw, 192))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 
@@ -24,10 +24,20 @@ from hvtrace.kernel.maps import Maps
 from hvtrace.kernel.programs import EVENTS, TRIPS, load_counters
 from hvtrace.kernel.registry import Registry
 from hvtrace.kernel.room import SLOTS, threads_for
-from hvtrace.kernel.rows import rows_of, statuses_of, trips_of
+from hvtrace.kernel.rows import add_up_vcpus, rows_of, statuses_of, trips_of, vcpus_of
 from hvtrace.kernel.vms import Identities
 from hvtrace.stats.exits import Exit, add_up
-from hvtrace.stats.snapshot import Lost, Snapshot, Vm, concat, empty, rollup, select
+from hvtrace.stats.snapshot import (
+    Array,
+    Lost,
+    Probe,
+    Snapshot,
+    Vm,
+    concat,
+    empty,
+    rollup,
+    select,
+)
 
 
 def _say(text: str) -> None:
@@ -45,6 +55,7 @@ def open_source(
     evidence: bool = False,
     vcpus: bool = False,
     round_trip: bool = False,
+    vcpu_times: bool = False,
 ) -> LiveSource:
     """Check the host, load, attach.
 
@@ -52,7 +63,8 @@ def open_source(
     Hyper-V; `slots` is the room there is; `say` takes progress lines; VMs that
     ended stay in the snapshots for `keep_ended_seconds`; `evidence` looks at the
     exits of forwarded calls, `vcpus` loads what kernel.vcpus needs, `round_trip`
-    counts times from exit to entry; all where this kernel's types are known.
+    counts times from exit to entry; all where this kernel's types are known. With
+    `vcpu_times`, snapshots have the service time of each vCPU.
     Raises HvtraceError with one clear line.
     """
     host = features.probe(anyway, say, round_trip=round_trip)
@@ -65,7 +77,14 @@ def open_source(
     vcpus = vcpus and host.structures.problem is None
     room = (threads_for(slots), slots)
     loaded = load_counters(host, *room, evidence=evidence, vcpus=vcpus, round_trip=round_trip)
-    source = LiveSource(loaded, host, *room, keep_ended_seconds=keep_ended_seconds, say=say)
+    source = LiveSource(
+        loaded,
+        host,
+        *room,
+        keep_ended_seconds=keep_ended_seconds,
+        say=say,
+        vcpu_times=vcpu_times,
+    )
     try:
         source.attach()
         source.set_filter(pid, code)
@@ -87,6 +106,7 @@ class LiveSource:
         *,
         keep_ended_seconds: float = float("inf"),
         say: Callable[[str], None] = _say,
+        vcpu_times: bool = False,
     ) -> None:
         """Take over `loaded`, which was compiled for `threads` and `slots`.
 
@@ -100,6 +120,8 @@ class LiveSource:
         self._attachment = Attachment(loaded.programs, host, say)
         self._registry = Registry(Identities(host.debugfs), keep_ended_seconds)
         self._vm_of = np.full(threads, -1, dtype=np.int32)  # thread entry -> index of its VM
+        self._vcpu_of = np.full(threads, -1, dtype=np.int32)  # and KVM's number of its vCPU
+        self._vcpu_times = vcpu_times
         self._vm_by_thread: dict[tuple[int, int], Vm] = {}  # by (tgid, tid); for evidence
         self._final = empty()  # of threads that ended; same VM indices as the registry
 
@@ -121,7 +143,7 @@ class LiveSource:
     @property
     def probes(self) -> int:
         """How many programs are attached."""
-        return self._attachment.probes
+        return len(self._attachment.attached)
 
     def detach(self) -> None:
         """Stop counting; the counters stay."""
@@ -149,10 +171,13 @@ class LiveSource:
         self.look()
         now, _ = self._read(np.flatnonzero(self._vm_of >= 0))
         calls = self._maps.threads["call"]
+        counters = {name: bpf.counters(fd) for name, fd in self.loaded.programs.items()}
         now = replace(
             concat(self._final, now),
+            vcpus=self._vcpus(self._final, now),
             vms=tuple(self._registry.vms),
-            lost=self._lost(),
+            lost=self._lost(counters),
+            probes=self._probes(counters),
             exits=self._exits(),
             in_flight=int(np.count_nonzero(calls & np.uint64(layout.CALL_OPEN))),
         )
@@ -172,7 +197,8 @@ class LiveSource:
         dead = np.flatnonzero(state == layout.DEAD)
         if len(dead):
             left, slots = self._read(dead)
-            self._final = rollup(concat(self._final, left))
+            vcpus = self._vcpus(self._final, left)
+            self._final = replace(rollup(concat(self._final, left)), vcpus=vcpus)
             self._maps.recycle(dead, slots)
             self._vm_of[dead] = -1
         self._registry.mark_ended(busy=set(self._vm_of.tolist()))
@@ -183,9 +209,14 @@ class LiveSource:
         statuses = statuses_of(slots, self._maps.more_statuses(slots))
         tid = self._maps.threads["tid"][owner]
         rows = rows_of(slots, self._vm_of[owner], tid, self.host.interface.in_kernel)
-        trips = trips_of(self._maps.trips(used))
-        found = Snapshot(time.time(), time.monotonic_ns(), (), rows, statuses, trips=trips)
+        found = Snapshot(time.time(), time.monotonic_ns(), (), rows, statuses)
+        found = replace(found, trips=trips_of(self._maps.trips(used)))
+        if self._vcpu_times:
+            found = replace(found, vcpus=vcpus_of(rows, self._vcpu_of[owner]))
         return found, used
+
+    def _vcpus(self, first: Snapshot, second: Snapshot) -> Array:
+        return add_up_vcpus(first.vcpus, second.vcpus) if self._vcpu_times else first.vcpus
 
     def _exits(self) -> tuple[Exit, ...]:
         found = []
@@ -206,11 +237,16 @@ class LiveSource:
             )
         return add_up(found)
 
-    def _lost(self) -> Lost:
+    def _lost(self, counters: Mapping[str, bpf.Counters]) -> Lost:
         counted = {name: int(self._maps.control[name][0]) for name in LOSSES}
-        names = self.loaded.programs.keys() & {*EVENTS, *(one.name for one in TRIPS)}
-        missed = sum(bpf.recursion_misses(self.loaded.programs[name]) for name in names)
-        return Lost(**counted, missed=missed)
+        names = counters.keys() & {*EVENTS, *(one.name for one in TRIPS)}
+        return Lost(**counted, missed=sum(counters[name].misses for name in names))
+
+    def _probes(self, counters: Mapping[str, bpf.Counters]) -> tuple[Probe, ...]:
+        attached = self._attachment.attached
+        return tuple(
+            Probe(name, name in attached, now.runs, now.run_ns) for name, now in counters.items()
+        )
 
     def _resolve(self, entries: NDArray[np.intp]) -> None:
         new = entries[self._vm_of[entries] < 0]
@@ -220,9 +256,10 @@ class LiveSource:
             (tgid, tid, comm.decode(errors="replace"))
             for tgid, tid, comm in self._maps.threads[["tgid", "tid", "comm"]][new].tolist()
         ]
-        self._vm_of[new] = indices = self._registry.indices(threads)
+        found = self._registry.find(threads)
+        self._vm_of[new], self._vcpu_of[new] = zip(*found, strict=True)
         if "exits" in self.loaded.maps:
-            for (tgid, tid, _), index in zip(threads, indices, strict=True):
+            for (tgid, tid, _), (index, _) in zip(threads, found, strict=True):
                 self._vm_by_thread[tgid, tid] = self._registry.vms[index]
 
     def _expire(self) -> None:
@@ -230,5 +267,7 @@ class LiveSource:
         if moved is None:
             return
         self._vm_of = np.where(self._vm_of < 0, self._vm_of, moved[self._vm_of])
-        self._final.rows["vm"] = moved[self._final.rows["vm"]]
-        self._final = select(self._final, self._final.rows["vm"] >= 0)
+        for part in (self._final.rows, self._final.vcpus):
+            part["vm"] = moved[part["vm"]]
+        final = select(self._final, self._final.rows["vm"] >= 0)
+        self._final = replace(final, vcpus=final.vcpus[final.vcpus["vm"] >= 0])

@@ -23,17 +23,17 @@ class Registry:
         self._ended_at: dict[int, float] = {}  # index -> monotonic seconds
         self.vms: list[Vm] = []
 
-    def indices(self, threads: Iterable[tuple[int, int, str]]) -> list[int]:
-        """Index of the VM that each thread runs, given as (tgid, tid, comm)."""
+    def find(self, threads: Iterable[tuple[int, int, str]]) -> list[tuple[int, int]]:
+        """(index of the VM, number of the vCPU) of each thread, given as (tgid, tid, comm)."""
         process = cache(self._identities.process)  # looked at once for all its threads
         known = {vm.identity: i for i, vm in enumerate(self.vms)}
         found = []
         for tgid, tid, comm in threads:
-            vm = process(tgid).vm_of(tid, comm)
+            vm, number = process(tgid).vm_of(tid, comm), process(tgid).number_of(tid)
             if vm.identity not in known:
                 known[vm.identity] = len(self.vms)
                 self.vms.append(vm)
-            found.append(known[vm.identity])
+            found.append((known[vm.identity], number))
         return found
 
     def mark_ended(self, busy: set[int]) -> None:

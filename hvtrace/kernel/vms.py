@@ -109,15 +109,20 @@ class Process:
     pid: int
     arguments: list[str]
     start_time: int
-    fd_of: dict[int, int]  # thread -> its KVM VM's descriptor, of vCPUs that debugfs lists
+    vcpu_of: dict[int, tuple[int, int]]  # thread -> (descriptor of its KVM VM, KVM's number
+    # of the vCPU), of those that debugfs lists
     fds: list[int]
+
+    def number_of(self, tid: int) -> int:
+        """KVM's number of the vCPU that thread `tid` runs; -1 where unknown."""
+        return self.vcpu_of[tid][1] if tid in self.vcpu_of else -1
 
     def vm_of(self, tid: int, comm: str) -> Vm:
         """The VM that thread `tid`, of this name, runs."""
         name, vmm, uuid = describe(self.arguments, self.pid, comm)
-        fd = self.fd_of.get(tid)
-        if fd is None and len(self.fds) == 1:
-            fd = self.fds[0]
+        fd = self.fds[0] if len(self.fds) == 1 else None
+        if tid in self.vcpu_of:
+            fd = self.vcpu_of[tid][0]
         if len(self.fds) > 1 and fd is not None:
             name = f"{name}#{fd}"
         return Vm(self.pid, name, vmm, self.start_time, fd, uuid)
@@ -134,8 +139,12 @@ class Identities:
     def process(self, pid: int) -> Process:
         """A look at process `pid` now, for all its threads."""
         fds = self._vm_fds(pid)
-        fd_of = {tid: fd for fd in reversed(fds) for tid in self._vcpu_threads(pid, fd)}
-        return Process(pid, command_line(pid), self._start_time(pid), fd_of, fds)
+        vcpu_of = {
+            tid: (fd, number)
+            for fd in reversed(fds)
+            for tid, number in self._vcpu_threads(pid, fd).items()
+        }
+        return Process(pid, command_line(pid), self._start_time(pid), vcpu_of, fds)
 
     def alive(self, vm: Vm) -> bool:
         """Whether the VM is still there: its process, and where known itself."""
@@ -155,12 +164,14 @@ class Identities:
             return []
         return sorted(int(path.name.split("-")[1]) for path in self._debugfs.glob(f"{pid}-*"))
 
-    def _vcpu_threads(self, pid: int, fd: int) -> set[int]:
+    def _vcpu_threads(self, pid: int, fd: int) -> dict[int, int]:
+        """Threads of a VM, and the number of the vCPU that each runs."""
         assert self._debugfs is not None
-        threads = set()
+        threads = {}
         for path in (self._debugfs / f"{pid}-{fd}").glob("vcpu*/pid"):
             try:
-                threads.add(int(path.read_text(encoding="ascii")))
+                thread = int(path.read_text(encoding="ascii"))
+                threads[thread] = int(path.parent.name.removeprefix("vcpu"))
             except (OSError, ValueError):  # the vCPU has just gone
                 continue
         return threads

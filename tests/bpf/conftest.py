@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,7 @@ class Programs:
         debugfs: Path | None = None,
         structures: Structures = Structures(),  # noqa: B008 (it is frozen)
         round_trip: RoundTrip | None = None,
+        **options: Any,
     ) -> None:
         events = shape.raw(has_var_cnt)
         interface = Interface(offered=can_output)
@@ -44,7 +46,7 @@ class Programs:
             round_trip=round_trip,
         )
         loaded = load_counters(host, threads, slots, round_trip=round_trip is not None)
-        self.source = LiveSource(loaded, host, threads, slots)
+        self.source = LiveSource(loaded, host, threads, slots, **options)
         self.source.set_filter(None, None)
         self._run = loaded.programs
         self._has_var_cnt = has_var_cnt

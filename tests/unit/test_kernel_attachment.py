@@ -107,7 +107,7 @@ def follow(one: Attachment, said: list[str], lines: int) -> None:
 
 def test_all_is_attached_in_order(kernel, attached):
     assert [where for _, where in kernel.links.values()] == [*EVENTS]
-    assert attached.probes == len(EVENTS)
+    assert attached.attached == {*EVENTS}
 
 
 def test_as_long_as_kvm_is_there_nothing_changes(kernel, attached, said):
@@ -122,7 +122,7 @@ def test_a_kvm_that_goes_is_let_go_of_and_the_ends_of_threads_are_not(kernel, at
     attached.follow()
     attached.follow()
     assert list(kernel.attached.values()) == [EVENTS[0]]
-    assert attached.probes == 1
+    assert attached.attached == {EVENTS[0]}
     assert said == ["KVM was unloaded: waiting for it to be loaded again"]
 
 
@@ -140,7 +140,7 @@ def test_it_attaches_when_kvm_is_back_and_is_not_asked_for_it(kernel, attached, 
     follow(attached, said, 3)
     kernel.load()
     follow(attached, said, 4)
-    assert attached.probes == len(EVENTS)
+    assert attached.attached == {*EVENTS}
 
 
 def test_calls_that_came_before_are_said(kernel, attached, said):

@@ -103,6 +103,13 @@ def test_the_only_vm_of_a_process_takes_all_its_threads(debugfs: Path) -> None:
     assert resolve(debugfs, 200, 201).name == "vmm-200"
 
 
+def test_vcpus_have_the_numbers_that_kvm_gave_them(debugfs: Path) -> None:
+    process = Identities(debugfs, lambda pid: 5).process(100)
+    assert [process.number_of(tid) for tid in (101, 102, 103, 999)] == [0, 1, 0, -1]
+    (debugfs / "100-12" / "vcpu1").rename(debugfs / "100-12" / "vcpu13")
+    assert Identities(debugfs, lambda pid: 5).process(100).number_of(102) == 13
+
+
 def test_an_unknown_thread_of_several_vms_stays_with_its_process(debugfs: Path) -> None:
     assert resolve(debugfs, 100, 999).fd is None
 
@@ -133,15 +140,15 @@ def make_registry(started: dict[int, int], keep_ended_seconds: float) -> Registr
 def test_registry_joins_threads_of_a_vm_and_never_two_processes() -> None:
     started = {100: 5}
     registry = make_registry(started, 60)
-    assert registry.indices([(100, 101, "a"), (100, 102, "b")]) == [0, 0]
+    assert registry.find([(100, 101, "a"), (100, 102, "b")]) == [(0, -1), (0, -1)]
     started[100] = 6
-    assert registry.indices([(100, 101, "a")]) == [1]  # same pid, another process
+    assert registry.find([(100, 101, "a")]) == [(1, -1)]  # same pid, another process
 
 
 def test_registry_marks_and_forgets_what_ended() -> None:
     started = {100: 5, 200: 5, 300: 5}
     registry = make_registry(started, -1)
-    registry.indices((pid, pid, "a") for pid in (100, 200, 300))
+    registry.find((pid, pid, "a") for pid in (100, 200, 300))
     del started[200]
     registry.mark_ended(busy={0, 2})
     assert [vm.ended for vm in registry.vms] == [False, True, False]
@@ -154,7 +161,7 @@ def test_registry_marks_and_forgets_what_ended() -> None:
 
 def test_registry_keeps_what_ended_just_now() -> None:
     registry = make_registry({}, 3600)
-    registry.indices([(100, 100, "a")])
+    registry.find([(100, 100, "a")])
     registry.mark_ended(busy=set())
     assert registry.vms[0].ended
     assert registry.expire() is None
@@ -162,6 +169,6 @@ def test_registry_keeps_what_ended_just_now() -> None:
 
 def test_busy_vm_is_not_looked_at() -> None:
     registry = make_registry({}, 0)
-    registry.indices([(100, 100, "a")])
+    registry.find([(100, 100, "a")])
     registry.mark_ended(busy={0, -1})
     assert not registry.vms[0].ended

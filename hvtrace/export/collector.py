@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from hvtrace import __version__
+from hvtrace.export import metrics
+from hvtrace.export.bounds import Limits
+from hvtrace.export.families import Family, info, single, to_metrics
 from hvtrace.export.labels import VmLabels
-from hvtrace.export.metrics import families
 from hvtrace.hyperv.interface import Interface
 from hvtrace.stats.snapshot import Snapshot, Source
 
@@ -27,10 +28,16 @@ class SourceCollector(Collector):
         self,
         source: Source,
         say: Callable[[str], None],
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        own: Callable[[], Iterable[Family]] = tuple,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`say` takes a line for the log when the source fails, and when it is back."""
-        self._source, self._say, self._clock = source, say, clock
+        """`say` takes a line for the log when the source fails, and when it is back.
+
+        `own` gives what the process says of itself; it is asked at each scrape.
+        """
+        self._source, self._say, self._clock, self._own = source, say, clock, own
+        self._limits = limits
         self._lock = threading.Lock()
         self._labels = VmLabels()
         self._up = True
@@ -47,22 +54,31 @@ class SourceCollector(Collector):
         with self._lock:
             self._ask(self._source.look)
 
-    def collect(self) -> Iterator[Metric]:
+    def families(self) -> list[Family]:
         """All metrics; without the counters where the source has failed (hvtrace_up is 0)."""
         started = self._clock()
         with self._lock:
             snapshot = self._ask(self._source.snapshot)
-            labels = self._labels.assign(snapshot.vms) if snapshot else []
             self._advise(snapshot)
-        if snapshot:
-            yield from families(snapshot, labels)
-        yield GaugeMetricFamily("hvtrace_up", "Whether the counters can be read.", bool(snapshot))
+            counters = self._counters(snapshot) if snapshot else []
         took = "Time it took to read the counters and to make metrics of them."
-        yield GaugeMetricFamily("hvtrace_scrape_duration_seconds", took, self._clock() - started)
-        build = InfoMetricFamily("hvtrace_build", "What is running here.")
-        build.add_metric((), {"version": __version__, "kernel": self._source.kernel})
-        yield build
-        yield _kvm(self._source.interface)
+        seconds = self._clock() - started
+        kernel = self._source.kernel
+        return [
+            *counters,
+            single("hvtrace_up", "Whether the counters can be read.", int(bool(snapshot))),
+            single("hvtrace_scrape_duration_seconds", took, seconds, unit="seconds"),
+            info("hvtrace_build", "What is running here.", version=__version__, kernel=kernel),
+            _kvm(self._source.interface),
+            *self._own(),
+        ]
+
+    def collect(self) -> Iterator[Metric]:
+        """The same for prometheus-client."""
+        return to_metrics(self.families())
+
+    def _counters(self, snapshot: Snapshot) -> list[Family]:
+        return list(metrics.families(snapshot, self._labels.assign(snapshot.vms)))
 
     def _advise(self, snapshot: Snapshot | None) -> None:
         """Say once what helps where calls are not counted for want of room."""
@@ -87,16 +103,12 @@ class SourceCollector(Collector):
         return answer
 
 
-def _kvm(interface: Interface) -> Metric:
-    about = "How this KVM returns the output of fast hypercalls in registers."
-    family = InfoMetricFamily("hvtrace_kvm", about)
+def _kvm(interface: Interface) -> Family:
     size = interface.exit_bytes
-    family.add_metric(
-        (),
-        {
-            "xmm_output": interface.kind,
-            "offered": "true" if interface.offered else "false",
-            "exit_bytes": "" if size is None else str(size),
-        },
+    return info(
+        "hvtrace_kvm",
+        "How this KVM returns the output of fast hypercalls in registers.",
+        xmm_output=interface.kind,
+        offered="true" if interface.offered else "false",
+        exit_bytes="" if size is None else str(size),
     )
-    return family

@@ -6,14 +6,14 @@ import math
 import shutil
 import subprocess
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from goldens import check, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
@@ -22,23 +22,33 @@ from samples import FakeSource, row, snapshot, vm
 
 from hvtrace import __version__
 from hvtrace.export.collector import SourceCollector
+from hvtrace.export.families import Family
+from hvtrace.export.formats import render
 from hvtrace.export.metrics import code_label
 from hvtrace.hyperv.codes import CODES, name_of
 from hvtrace.stats.histogram import OCTAVE_UPPER_SECONDS
-from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Lost
+from hvtrace.stats.snapshot import HANDLERS, VCPU, VERDICTS, Lost, Probe
 
 DOCS = Path(__file__).parents[2] / "docs" / "exporter.md"
 
 
-def registry_of(snap) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    clock = iter((1.0, 1.25)).__next__
-    registry.register(SourceCollector(FakeSource(snap), print, clock))
-    return registry
+def families_of(snap) -> list[Family]:
+    return SourceCollector(FakeSource(snap), print, clock=iter((1.0, 1.25)).__next__).families()
 
 
-def text_of(snap) -> str:
-    return generate_latest(registry_of(snap)).decode()
+def text_of(snap, accept: str = "") -> str:
+    return render(families_of(snap), accept)[1].decode()
+
+
+def openmetrics_of(snap) -> str:
+    return text_of(snap, "application/openmetrics-text")
+
+
+def everything(**more):
+    """The sample, and what is only there where it is asked for."""
+    vcpus = np.array([(0, 0, 31 * 10**9), (0, 1, 7), (1, -1, 3)], dtype=VCPU)
+    probes = (Probe("call_begins", True, 6073, 1_013_000), Probe("exit_to_user", False))
+    return replace(sample(trips=True, **more), vcpus=vcpus, probes=probes)
 
 
 def series(text: str, parse=text_string_to_metric_families) -> dict[tuple, float]:
@@ -81,17 +91,16 @@ def assert_histograms_are_consistent(found: dict[tuple, float]) -> None:
 
 
 def test_text_is_the_golden_file_s():
-    check("metrics.prom", text_of(sample()).replace(f'"{__version__}"', '"VERSION"'))
+    check("metrics.prom", text_of(everything()).replace(f'"{__version__}"', '"VERSION"'))
 
 
 def test_openmetrics_is_the_golden_file_s():
-    text = generate_openmetrics(registry_of(sample())).decode()
-    check("metrics.om", text.replace(f'"{__version__}"', '"VERSION"'))
+    check("metrics.om", openmetrics_of(everything()).replace(f'"{__version__}"', '"VERSION"'))
 
 
 def test_both_texts_say_the_same():
-    openmetrics = generate_openmetrics(registry_of(sample())).decode()
-    assert series(text_of(sample())) == series(openmetrics, parse_openmetrics)
+    openmetrics = openmetrics_of(everything())
+    assert series(text_of(everything())) == series(openmetrics, parse_openmetrics)
 
 
 def test_round_trips_are_a_histogram_of_their_own():
@@ -160,6 +169,24 @@ def test_vms_are_described():
     ]
 
 
+def test_time_of_vcpus():
+    found = series(text_of(everything()))
+    name = "hvtrace_vcpu_hypercall_seconds_total"
+    assert total(found, name, vm="win11", vcpu="0") == 31
+    assert total(found, name, vm="win11", vcpu="1") == 7e-9
+    assert total(found, name, vm="win11-1013", vcpu="unknown") == 3e-9
+    assert not any("vcpu" in name for name, _ in series(text_of(sample())))
+
+
+def test_probes():
+    found = series(text_of(everything()))
+    begins = (("probe", "call_begins"),)
+    assert found["hvtrace_probe_attached", begins] == 1
+    assert found["hvtrace_probe_attached", (("probe", "exit_to_user"),)] == 0
+    assert found["hvtrace_probe_runs_total", begins] == 6073
+    assert found["hvtrace_probe_run_seconds_total", begins] == 0.001013
+
+
 def test_build_is_described():
     found = series(text_of(snapshot()))
     labels = (("kernel", FakeSource.kernel), ("version", __version__))
@@ -215,7 +242,7 @@ def test_any_snapshot_gives_unique_and_consistent_series(rows):
 def test_promtool_finds_nothing():
     promtool = shutil.which("promtool")
     assert promtool, "promtool is missing: it comes with Debian's package prometheus"
-    text = text_of(sample()).encode()
+    text = text_of(everything()).encode()
     checked = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, check=False
     )
@@ -224,7 +251,7 @@ def test_promtool_finds_nothing():
 
 @pytest.mark.parametrize(
     "family",
-    list(text_string_to_metric_families(text_of(sample()))),
+    list(text_string_to_metric_families(text_of(everything()))),
     ids=lambda family: family.name,
 )
 def test_every_metric_is_documented(family):

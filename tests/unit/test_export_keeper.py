@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pwd
 import re
@@ -71,7 +72,7 @@ def test_a_source_that_fails_is_told_to_the_front_and_may_be_back():
     failing: list[int] = []
 
     def serve(remote):
-        with pytest.raises(HvtraceError, match="^no memory$"):
+        with pytest.raises(HvtraceError, match=r"^no memory$"):
             remote.snapshot()
         return len(remote.snapshot().rows)
 

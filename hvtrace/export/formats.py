@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from hvtrace.export import text
+from hvtrace.export import protobuf, text
 from hvtrace.export.families import Family
 
 _LONGEST = 4096  # characters of a header that are worth reading: Prometheus sends 350
@@ -50,6 +50,13 @@ FORMATS = (
         _parameters(version=("1.0.0", "")),
         f"application/openmetrics-text; version=1.0.0; charset=utf-8{_NAMES}",
         text.openmetrics,
+    ),
+    Format(
+        "application/vnd.google.protobuf",
+        _parameters(proto=("io.prometheus.client.metricfamily",), encoding=("delimited",)),
+        "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; "
+        f"encoding=delimited{_NAMES}",
+        protobuf.delimited,
     ),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from client_model import decode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,19 @@ PROMETHEUS_3 = (
     "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;"
     "escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
 )
+PROTOBUF = (
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited; "
+    "escaping=underscores"
+)
+NATIVE_2_42 = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,"
+    "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;"
+    "q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+NATIVE_3 = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;"
+    f"escaping=allow-utf-8;q=0.6,{PROMETHEUS_3}"
+)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +52,11 @@ PROMETHEUS_3 = (
         ("text/plain;version=7", TEXT.content_type),
         (PROMETHEUS_2_42, OPENMETRICS),
         (PROMETHEUS_3, OPENMETRICS),
+        (NATIVE_2_42, PROTOBUF),
+        (NATIVE_3, PROTOBUF),
+        ("application/vnd.google.protobuf", TEXT.content_type),
+        (NATIVE_3.replace("delimited", "text"), OPENMETRICS),
+        (NATIVE_3.replace("io.prometheus.client", "io.example"), OPENMETRICS),
         ("application/openmetrics-text", OPENMETRICS),
         ('APPLICATION/OpenMetrics-Text ; Version = "1.0.0" ; Q=0.1', OPENMETRICS),
         ("application/openmetrics-text;version=0.0.1", TEXT.content_type),
@@ -54,7 +73,10 @@ def test_what_is_asked_for(accept, content_type):
     found, body = render([single("seven", "Seven.", 7)], accept)
     assert found == content_type
     assert body.endswith(b"# EOF\n") == ("openmetrics" in content_type)
-    assert b"\nseven 7.0\n" in body
+    if content_type == PROTOBUF:
+        assert [message.name for message in decode(body)] == ["seven"]
+    else:
+        assert b"\nseven 7.0\n" in body
 
 
 @pytest.mark.parametrize("quality", ["", "x", "nan", "inf", "-1", "1.1", "1e999", "\u0660"])

@@ -1,0 +1,181 @@
+"""Families as Prometheus' protobuf exposition: delimited io.prometheus.client.MetricFamily. Pure.
+
+Field numbers are those of metrics.proto in prometheus/client_model; names in comments are its.
+
+A histogram is there twice in the same message. As a native one, of schema 0: its bucket i is
+(2^(i-1), 2^i], and octaves at powers of two of a second are what the kernel's buckets add up to,
+exactly. The kernel's own four to the octave are linear, the four of schema 2 are logarithmic, so
+no finer schema is exact (and -53, of buckets at will, has no place in this format). As a classic
+one, for those who read protobuf and do not store native histograms: Prometheus drops it where it
+takes the native one, unless it is told to keep both (always_scrape_classic_histograms).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvtrace.export.families import Family, Key
+from hvtrace.stats.histogram import MIN_EXP, OCTAVE_UPPER_SECONDS, OCTAVES, Counts
+
+_TYPES = {"counter": 0, "gauge": 1, "histogram": 4, "info": 1}  # MetricType; an info is a gauge
+# Metric.counter (3) and Metric.gauge (2): a message of one double, the field `value` (1).
+_VALUE = {"counter": b"\x1a\x09\x09", "gauge": b"\x12\x09\x09", "info": b"\x12\x09\x09"}
+_BLOCK = 512  # histograms at once: half a megabyte of them, whatever the whole is
+
+_T = TypeVar("_T", bound=np.generic)
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def delimited(families: Iterable[Family]) -> bytes:
+    """Each family, with its length in front."""
+    parts: list[bytes] = []
+    for family in families:
+        metrics = _histograms(family) if family.type == "histogram" else _values(family)
+        name, about, unit = (t.encode() for t in (family.sample, family.help, family.unit))
+        head = _text(b"\x0a", name) + _text(b"\x12", about) + bytes((0x18, _TYPES[family.type]))
+        body = [head, *metrics, _text(b"\x2a", unit) if unit else b""]
+        parts += (_varint(sum(map(len, body))), *body)
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    """A base 128 varint, for lengths."""
+    if number < 0x80:
+        return bytes((number,))
+    return bytes((number & 0x7F | 0x80,)) + _varint(number >> 7)
+
+
+def _text(tag: bytes, text: bytes) -> bytes:
+    return tag + _varint(len(text)) + text
+
+
+def _labels(names: Sequence[str], keys: Sequence[Key]) -> Iterator[bytes]:
+    """Metric.label (1) of each key: LabelPairs of name (1) and value (2)."""
+    pairs: list[dict[str, bytes]] = [{} for _ in names]
+    tagged = [_text(b"\x0a", name.encode()) for name in names]
+    for key in keys:
+        found = b""
+        for known, name, value in zip(pairs, tagged, key, strict=True):
+            pair = known.get(value)
+            if pair is None:
+                pair = known[value] = _text(b"\x0a", name + _text(b"\x12", value.encode()))
+            found += pair
+        yield found
+
+
+def _values(family: Family) -> Iterator[bytes]:
+    """MetricFamily.metric (4) of counters and gauges."""
+    tag, double = _VALUE[family.type], struct.Struct("<d").pack
+    labels = _labels(family.labels, family.keys)
+    for of_one, value in zip(labels, family.values, strict=True):
+        yield b"\x22" + _varint(len(of_one) + 11) + of_one + tag + double(value)
+
+
+def _histograms(family: Family) -> Iterator[bytes]:
+    """MetricFamily.metric (4) of histograms."""
+    labels = _labels(family.labels, family.keys)
+    for start in range(0, len(family.keys), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        sums = np.asarray(family.values[block], dtype="<f8")
+        # What ends must come first: zip would take another's labels before it sees the end.
+        for histogram, of_one in zip(_encoded(family.buckets[block], sums), labels, strict=False):
+            metric = of_one + _text(b"\x3a", histogram)  # Metric.histogram (7)
+            yield b"\x22" + _varint(len(metric)) + metric
+
+
+def _encoded(buckets: Counts, sums: NDArray[np.float64]) -> Iterator[bytes]:
+    """A Histogram message for each row of `buckets` (series, OCTAVES + 2), not cumulative.
+
+    All of them are written at once, into a matrix in which each number has room for the
+    longest; a mask says which bytes are there.
+    """
+    cumulative = np.cumsum(buckets, axis=1, dtype=np.uint64)
+    # Each bucket as the difference to the one before: zigzag, (n << 1) ^ (n >> 63).
+    deltas = buckets[:, 1:].astype(np.int64)
+    deltas[:, 1:] -= deltas[:, :-1].copy()
+    zigzag = ((deltas << 1) ^ (deltas >> 63)).astype(np.uint64)
+    packed, packed_mask = _varints(zigzag)
+    lengths = packed_mask.sum(axis=(1, 2), dtype=np.uint64)
+    fields = (
+        _constant(b"\x08"),  # sample_count (1)
+        _varints(cumulative[:, -1:]),
+        _constant(b"\x11"),  # sample_sum (2)
+        _doubles(sums),
+        _classic(cumulative[:, :-1]),
+        _constant(_SCHEMA),
+        _constant(b"\x38"),  # zero_count (7)
+        _varints(buckets[:, :1]),
+        _constant(_SPAN),
+        _constant(b"\x6a"),  # positive_delta (13), packed
+        _varints(lengths[:, None]),
+        (packed, packed_mask),
+    )
+    rows = len(buckets)
+    data, mask = (
+        np.concatenate([_wide(part[which], rows) for part in fields], axis=1) for which in (0, 1)
+    )
+    flat = data[mask].tobytes()
+    end = 0
+    for length in mask.sum(axis=1).tolist():
+        start, end = end, end + length
+        yield flat[start:end]
+
+
+# schema (5), a sint32: 0. zero_threshold (6): all up to it is in the zero bucket, which is
+# the kernel's first. What is above the last octave, more than 4 s, is given to the next one.
+_SCHEMA = b"\x28\x00" + b"\x31" + struct.pack("<d", OCTAVE_UPPER_SECONDS[0])
+# positive_span (12): offset (1), a sint32, and length (2). Prometheus drops what is empty.
+_SPAN = b"\x62\x04\x08" + bytes((-2 * (MIN_EXP + 1) - 1,)) + b"\x10" + bytes((OCTAVES + 1,))
+
+
+def _classic(cumulative: Counts) -> tuple[Bytes, Mask]:
+    """Histogram.bucket (3) but for the last, which goes without saying: (series, bounds, bytes).
+
+    A Bucket has cumulative_count (1) and upper_bound (2).
+    """
+    counts, there = _varints(cumulative)
+    rows, bounds, width = counts.shape
+    data = np.empty((rows, bounds, width + 12), dtype=np.uint8)
+    data[..., 0] = 0x1A
+    data[..., 1] = there.sum(axis=2) + 10
+    data[..., 2] = 0x08
+    data[..., 3 : 3 + width] = counts
+    data[..., 3 + width] = 0x11
+    data[..., 4 + width :] = np.array(OCTAVE_UPPER_SECONDS[:-1]).view(np.uint8).reshape(bounds, 8)
+    mask = np.ones(data.shape, dtype=bool)
+    mask[..., 3 : 3 + width] = there
+    return data, mask
+
+
+def _varints(numbers: Counts) -> tuple[Bytes, Mask]:
+    """Base 128 varints of `numbers` (rows, n): (rows, n, bytes), and which bytes are there."""
+    width = max(1, -(-int(numbers.max(initial=0)).bit_length() // 7))
+    groups = numbers[..., None] >> (np.arange(width, dtype=np.uint64) * np.uint64(7))
+    there = groups != 0
+    there[..., 0] = True
+    data = (groups & np.uint64(0x7F)).astype(np.uint8)
+    data[..., :-1] |= there[..., 1:].astype(np.uint8) << 7  # another one follows
+    return data, there
+
+
+def _doubles(values: NDArray[np.float64]) -> tuple[Bytes, Mask]:
+    data = values.astype("<f8").view(np.uint8).reshape(-1, 8)
+    return data, np.ones((1, 8), dtype=bool)
+
+
+def _constant(text: bytes) -> tuple[Bytes, Mask]:
+    data = np.frombuffer(text, dtype=np.uint8)[None]
+    return data, np.ones(data.shape, dtype=bool)
+
+
+def _wide(part: NDArray[_T], rows: int) -> NDArray[_T]:
+    """One line of bytes for each row, where `part` has one for all, or a further axis."""
+    width = math.prod(part.shape[1:])
+    return np.broadcast_to(part.reshape(-1, width), (rows, width))

@@ -17,7 +17,7 @@ from pathlib import Path
 from hvtrace.kernel import bpf, loader, shape
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.live import LiveSource
-from hvtrace.kernel.programs import load_counters
+from hvtrace.kernel.programs import counters
 
 ROUNDS, CALLS = 31, 2003
 PEERS = Path(__file__).with_name("peers.bpf.c")
@@ -101,8 +101,8 @@ def run() -> list[tuple[str, list[float]]]:
     peers = loader.load([PEERS], [], [loader.Program(name, "raw", "") for name in names], ())
     events = shape.raw()
     host = Features("bench", events)
-    source = LiveSource(load_counters(host), host)
-    without = LiveSource(load_counters(host, more_flags=["-DHVT_NO_VERDICTS=1"]), host)
+    source = LiveSource(counters(host).load(), host)
+    without = LiveSource(counters(host, more_flags=["-DHVT_NO_VERDICTS=1"]).load(), host)
     source.set_filter(None, None)
     without.set_filter(None, None)
     statistics_on = bpf.enable_statistics()

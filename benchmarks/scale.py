@@ -20,7 +20,7 @@ from hvtrace.hyperv import codes
 from hvtrace.kernel import bpf, shape
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.live import LiveSource
-from hvtrace.kernel.programs import load_counters
+from hvtrace.kernel.programs import counters
 from hvtrace.kernel.room import SLOTS, threads_for
 
 SNAPSHOTS, CHANGED_SNAPSHOTS = 31, 7
@@ -124,7 +124,7 @@ def measure_size(size: Size) -> dict[str, float]:
     """{measure: value} of one size."""
     host = Features("bench", shape.raw())
     begin = time.perf_counter()
-    loaded = load_counters(host, size.room_threads, size.room_slots)
+    loaded = counters(host, size.room_threads, size.room_slots).load()
     source = LiveSource(loaded, host, size.room_threads, size.room_slots)
     source.snapshot()
     found = {"start to first snapshot, s": time.perf_counter() - begin}

@@ -25,7 +25,7 @@ from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf, features, live, loader
 from hvtrace.kernel.live import LiveSource
 from hvtrace.kernel.loader import Program
-from hvtrace.kernel.programs import load_counters
+from hvtrace.kernel.programs import counters
 from hvtrace.stats.snapshot import completed
 
 HERE = Path(__file__).parent
@@ -104,7 +104,7 @@ def hvtrace(pid: int | None = None, code: int | None = None, **options: bool) ->
 @cache
 def _without_options() -> LiveSource:
     host = features.probe(anyway=False, say=print)
-    return LiveSource(load_counters(host), host)
+    return LiveSource(counters(host).load(), host)
 
 
 def _completed(source: LiveSource) -> int:

@@ -10,7 +10,7 @@
 #define HVTRACE_H
 
 /* ABI number of everything below; raised with every change of meaning. */
-#define HVT_LAYOUT 3
+#define HVT_LAYOUT 4
 
 /*
  * Latency buckets, log-linear: 25 octaves from 2^-23 s (119 ns) to 2^2 s,
@@ -152,6 +152,8 @@ struct hvt_state {
 	 * bits of the tid, one word holds tid and index, so a race can miss, never mix. */
 	__u64 cache[HVT_CACHE];
 	struct hvt_thread threads[HVT_MAX_THREADS];
+	/* When each thread's process began, in ns since boot (CLOCK_BOOTTIME); 0: not known. */
+	__u64 process_ns[HVT_MAX_THREADS];
 };
 #endif
 

@@ -6,11 +6,13 @@
  *
  * Sizes come as -D flags from hvtrace/kernel/programs.py: HVT_MAX_THREADS and
  * HVT_CACHE (powers of 2), HVT_MAX_SLOTS, HVT_MAX_FAILURES; HVT_STATE is a map's number.
+ * HVT_TASK_LEADER and HVT_TASK_STARTED are offsets into the kernel's task_struct.
  */
 #include <linux/types.h>
 
 #include "hvtrace.h"
 #include "bucket.h"
+#include "kvm.h"
 
 #define XMM_PAIR_BYTES 16 /* TLFS 3.7.2: RDX+R8, then XMM0 ... XMM5 */
 #define XMM_PAIRS 7
@@ -93,6 +95,17 @@ static __always_inline struct hvt_thread *find_thread(u64 pid_tgid)
 	return t;
 }
 
+/* What is /proc/PID/stat's start time in clock ticks: with the pid, a process' identity
+ * also when it has gone before user space looked, and its pid came again. */
+static __always_inline u64 process_began(void)
+{
+#ifdef HVT_TASK_STARTED
+	return read_u64(read_u64(bpf_get_current_task() + HVT_TASK_LEADER) + HVT_TASK_STARTED);
+#else
+	return 0;
+#endif
+}
+
 static __always_inline struct hvt_thread *new_thread(void)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -101,7 +114,9 @@ static __always_inline struct hvt_thread *new_thread(void)
 
 	if (free_threads.pop(&index) || tids.update(&tid, &index))
 		return 0;
-	t = STATE_AT(threads[0]) + (index & (HVT_MAX_THREADS - 1));
+	index &= HVT_MAX_THREADS - 1;
+	t = STATE_AT(threads[0]) + index;
+	*(STATE_AT(process_ns[0]) + index) = process_began();
 	/* Its table is zero: user space clears an entry before it frees it. */
 	t->call = 0;
 	t->tid = tid;

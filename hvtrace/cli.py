@@ -12,7 +12,7 @@ import click
 from hvtrace import __version__
 from hvtrace.errors import HvtraceError
 
-COMMANDS = ("top", "stat", "exporter", "audit", "explain", "guest", "demo", "doctor")
+COMMANDS = ("top", "stat", "exporter", "audit", "explain", "guest", "demo", "doctor", "unpin")
 TRACERS = ("top", "stat", "exporter", "audit")  # that load programs
 
 
@@ -35,7 +35,9 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The sub-command that `args` call, and its own arguments."""
-        if args[0] in TRACERS and not {"-h", "--help"} & set(args):
+        options = {word.partition("=")[0] for word in args}
+        # With --pin, there may be nothing to load.
+        if args[0] in TRACERS and not {"-h", "--help", "--pin"} & options:
             from hvtrace.kernel import loader
 
             loader.start_ahead()

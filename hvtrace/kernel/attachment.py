@@ -17,6 +17,7 @@ from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf, features, kvm
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.loader import Program
+from hvtrace.kernel.pins import Pins
 from hvtrace.kernel.programs import BY_ENTRY, BY_KPROBE, EVENTS, TRIPS
 from hvtrace.kernel.shape import choose
 
@@ -30,13 +31,21 @@ class Attachment:
     """Not for use by two threads at once."""
 
     def __init__(
-        self, programs: Mapping[str, int], host: Features, say: Callable[[str], None]
+        self,
+        programs: Mapping[str, int],
+        host: Features,
+        say: Callable[[str], None],
+        pins: Pins | None = None,
     ) -> None:
-        """`programs` by their names; `say` takes lines about KVM's coming and going."""
+        """`programs` by their names; `say` takes lines about KVM's coming and going.
+
+        Links that `pins` has are held on to, and new ones are pinned there.
+        """
         self._programs = programs
         self._host = host
         self._say = say
-        self._links: dict[str, int] = {}  # by program
+        self._pins = pins
+        self._links = pins.links() if pins else {}  # by program
         self._return: _Return | None = None
 
     @property
@@ -46,19 +55,24 @@ class Attachment:
 
     def attach(self) -> None:
         """Attach what counts. Raises HvtraceError; nothing stays attached then."""
+        before = self.attached
         try:
-            self._links[_ENDS] = self._to_event(_ENDS)
+            if _ENDS not in before:
+                self._hold(_ENDS, self._to_event(_ENDS))
             self._attach_to_kvm()
         except BaseException:
             self.detach()
             raise
+        if before and before != self.attached:
+            self._say("KVM was unloaded meanwhile: attached again, calls made before are not known")
 
     def detach(self) -> None:
-        """Detach everything."""
+        """Detach everything, but for what is pinned."""
         if self._return:
             self._return.stop()
             self._return = None
-        self._let_go(set(self._links))
+        while self._links:
+            os.close(self._links.popitem()[1])
 
     def follow(self) -> None:
         """Let go of a KVM that has gone; see whether it is back.
@@ -67,12 +81,13 @@ class Attachment:
         another one, so that the programs may not be right for it.
         """
         if self._of_kvm() and not self._return and not kvm.is_loaded():
-            self._let_go(self._of_kvm())
+            self._let_go_of_kvm()
             self._say("KVM was unloaded: waiting for it to be loaded again")
             self._return = _Return(self._attach_to_kvm)
         elif self._return and self._return.is_over():
             before, self._return = self._return.calls_before, None
             if _unlike(self._host):
+                self._let_go_of_kvm()
                 raise HvtraceError(
                     "another KVM was loaded than the one that hvtrace was made for: start it again"
                 )
@@ -82,21 +97,30 @@ class Attachment:
     def _of_kvm(self) -> set[str]:
         return set(self._links) - {_ENDS}
 
-    def _let_go(self, programs: set[str]) -> None:
-        for name in programs:
+    def _let_go_of_kvm(self) -> None:
+        for name in self._of_kvm():
+            if self._pins:
+                self._pins.let_go(name)
             os.close(self._links.pop(name))
 
+    def _hold(self, program: str, link: int) -> None:
+        self._links[program] = link
+        if self._pins:
+            self._pins.hold(program, link)
+
     def _attach_to_kvm(self) -> None:
+        """Attach what is not attached yet."""
         try:
             for event in EVENTS[1:]:
-                self._links[event] = self._to_event(event)
+                if event not in self._links:
+                    self._hold(event, self._to_event(event))
             if BY_ENTRY.name in self._programs:
                 self._to_vcpu()
             for one in TRIPS:
-                if one.name in self._programs:
-                    self._links[one.name] = self._raw(one)
+                if one.name in self._programs and one.name not in self._links:
+                    self._hold(one.name, self._raw(one))
         except BaseException:
-            self._let_go(self._of_kvm())
+            self._let_go_of_kvm()
             raise
 
     def _to_event(self, event: str) -> int:
@@ -115,12 +139,11 @@ class Attachment:
         if BY_KPROBE.name in self._programs:
             try:
                 link = bpf.attach_kprobe(self._programs[BY_KPROBE.name], BY_KPROBE.target)
-                self._links[BY_KPROBE.name] = link
-                return
+                return self._hold(BY_KPROBE.name, link)
             except OSError as error:
                 reason = f"{BY_KPROBE.target}: {error.strerror}"
         self._say(f"evidence without kprobes ({reason}): each entry to a guest is looked at")
-        self._links[BY_ENTRY.name] = self._raw(BY_ENTRY)
+        return self._hold(BY_ENTRY.name, self._raw(BY_ENTRY))
 
     def _raw(self, program: Program) -> int:
         try:

@@ -21,10 +21,16 @@ _MAP_CREATE = 0
 _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
 _MAP_GET_NEXT_KEY = 4
+_OBJ_PIN = 6
+_OBJ_GET = 7
 _PROG_TEST_RUN = 10
 _OBJ_GET_INFO_BY_FD = 15
 _RAW_TRACEPOINT_OPEN = 17
+_LINK_CREATE = 28
 _ENABLE_STATS = 32
+_MAP_TYPE_ARRAY = 2
+_F_MMAPABLE = 1 << 10
+_PERF_EVENT = 41  # enum bpf_attach_type
 
 # include/uapi/linux/perf_event.h
 _SYS_PERF_EVENT_OPEN = 298
@@ -66,6 +72,27 @@ def probe() -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:  # a map of type 0 is what is wrong with it
             raise
+
+
+def create_array(name: str, element_bytes: int, count: int) -> int:
+    """A new array map, to be mapped into memory."""
+    attr = struct.pack(
+        "<IIIIIII16s",
+        *(_MAP_TYPE_ARRAY, 4, element_bytes, count, _F_MMAPABLE, 0, 0, name.encode()),
+    )
+    return _bpf(_MAP_CREATE, ctypes.create_string_buffer(attr, len(attr)))
+
+
+def pin(fd: int, path: Path) -> None:
+    """Let a program, map or link live as long as `path`, a new name in a BPF file system."""
+    text = ctypes.create_string_buffer(os.fsencode(path))
+    _bpf(_OBJ_PIN, _attr("<QI", ctypes.addressof(text), fd))
+
+
+def pinned(path: Path) -> int:
+    """A descriptor of what is pinned there."""
+    text = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(_OBJ_GET, _attr("<QI", ctypes.addressof(text), 0))
 
 
 def push_indices(fd: int, indices: range | list[int]) -> None:
@@ -118,8 +145,14 @@ def attach_raw_tracepoint(program_fd: int, name: str) -> int:
 
 
 def attach_tracepoint(program_fd: int, event_id: int) -> int:
-    """Attach to the event with this id in tracefs; detached as the descriptor is closed."""
-    return _attach_perf(program_fd, _PERF_TYPE_TRACEPOINT, event_id, 0)
+    """Attach to the event with this id in tracefs; a link that can be pinned (Linux 5.15)."""
+    event = _perf_event(_PERF_TYPE_TRACEPOINT, event_id, 0)
+    try:
+        link = _bpf(_LINK_CREATE, _attr("<IIII", program_fd, event, _PERF_EVENT, 0))
+        fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
+        return link
+    finally:
+        os.close(event)  # the link holds it
 
 
 def kprobe_type() -> int | None:
@@ -136,11 +169,18 @@ def attach_kprobe(program_fd: int, function: str) -> int:
     if kind is None:
         raise OSError(errno.ENOENT, "this kernel has no kprobes")
     name = ctypes.create_string_buffer(function.encode())
-    return _attach_perf(program_fd, kind, 0, ctypes.addressof(name))
+    event = _perf_event(kind, 0, ctypes.addressof(name))
+    try:
+        fcntl.ioctl(event, _PERF_EVENT_IOC_SET_BPF, program_fd)
+        fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(event)
+        raise
+    return event
 
 
-def _attach_perf(program_fd: int, kind: int, config: int, name: int) -> int:
-    """One perf event carries the program to every CPU: it hangs on the event, not on the CPU."""
+def _perf_event(kind: int, config: int, name: int) -> int:
+    """One carries a program to every CPU: it hangs on the event, not on the CPU."""
     # struct perf_event_attr in its second published size: type, size, config, sample_period,
     # sample_type, read_format, flags, wakeup_events, bp_type, config1, config2
     attr = _attr("<IIQQQQQIIQQ", kind, 72, config, 1, 0, 0, 0, 1, 0, name, 0)
@@ -156,12 +196,6 @@ def _attach_perf(program_fd: int, kind: int, config: int, name: int) -> int:
     if fd < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    try:
-        fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program_fd)
-        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
-    except OSError:
-        os.close(fd)
-        raise
     return fd
 
 

@@ -12,7 +12,7 @@ from hvtrace.errors import HvtraceError
 from hvtrace.hyperv.interface import Interface
 from hvtrace.kernel import features, kvm
 from hvtrace.kernel.features import Features
-from hvtrace.kernel.programs import load_counters
+from hvtrace.kernel.programs import counters
 from hvtrace.kernel.shape import choose
 
 
@@ -90,7 +90,7 @@ def _events(events: Path) -> str:
 
 def _load(host: Features) -> str:
     began = time.monotonic()
-    load_counters(host, threads=16, slots=16).close()
+    counters(host, threads=16, slots=16).load().close()
     return f"compiled and loaded the programs in {time.monotonic() - began:.1f} s"
 
 

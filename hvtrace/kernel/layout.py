@@ -13,7 +13,7 @@ import numpy as np
 from hvtrace.hyperv.xmm import COUNTED
 from hvtrace.stats.histogram import BUCKETS
 
-LAYOUT = 3
+LAYOUT = 4
 STATUSES = 4
 TABLE = 128
 COMM = 16
@@ -99,9 +99,14 @@ CONTROL = np.dtype(
 
 
 def state(cache: int, threads: int) -> np.dtype[np.void]:
-    """Struct hvt_state; `cache` words of the programs' own, and entries of `threads`."""
+    """Struct hvt_state; `cache` words of the programs' own, `threads` of entries."""
     return np.dtype(
-        [("control", CONTROL), ("cache", "<u8", (cache,)), ("threads", THREAD, (threads,))]
+        [
+            ("control", CONTROL),
+            ("cache", "<u8", (cache,)),
+            ("threads", THREAD, (threads,)),
+            ("process_ns", "<u8", (threads,)),
+        ]
     )
 
 
@@ -111,6 +116,21 @@ FAILURE = np.dtype([("next", "<u4"), ("status", "<u2"), ("pad", "<u2"), ("count"
 
 EXIT_KEY = np.dtype([("tgid", "<u4"), ("tid", "<u4"), ("call", "<u4"), ("type", "<u4")])
 EXIT = np.dtype([("calls", "<u8"), ("untouched", "<u8")])
+
+# Of a thread: who it is, as user space found out while its process was there. For the next
+# hvtrace that looks at these maps (pins.py); no program reads it.
+IDENTITY = np.dtype(
+    [
+        ("tid", "<u4"),  # written last: 0 where nobody has found out
+        ("pid", "<u4"),
+        ("start_time", "<u8"),
+        ("fd", "<i4"),  # -1: not known
+        ("vcpu", "<i4"),
+        ("uuid", "S48"),
+        ("vmm", "S64"),
+        ("name", "S376"),
+    ]
+)
 
 CPUID_WORDS = 8
 VCPU = np.dtype(

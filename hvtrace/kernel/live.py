@@ -3,15 +3,19 @@
     threads, slots  --mmap-->  copies  -->  rows of a Snapshot
 
 Rows of threads that ended are added to their VM's final totals; their slots and
-entries go back to the free lists, from which the programs take them.
+entries go back to the free lists, from which the programs take them: at once, or where
+they are pinned with the end of their VM, for until then the maps have to hold all counts.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -21,8 +25,9 @@ from hvtrace.kernel import bpf, features, layout, loader
 from hvtrace.kernel.attachment import Attachment
 from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
-from hvtrace.kernel.programs import EVENTS, TRIPS, load_counters
-from hvtrace.kernel.registry import Registry
+from hvtrace.kernel.pins import About, Pins
+from hvtrace.kernel.programs import EVENTS, TRIPS, counters
+from hvtrace.kernel.registry import Registry, Thread
 from hvtrace.kernel.room import SLOTS, threads_for
 from hvtrace.kernel.rows import add_up_vcpus, rows_of, statuses_of, trips_of, vcpus_of
 from hvtrace.kernel.vms import Identities
@@ -38,6 +43,8 @@ from hvtrace.stats.snapshot import (
     rollup,
     select,
 )
+
+_NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # of start times in /proc
 
 
 def _say(text: str) -> None:
@@ -56,6 +63,7 @@ def open_source(
     vcpus: bool = False,
     round_trip: bool = False,
     vcpu_times: bool = False,
+    pin: Path | None = None,
 ) -> LiveSource:
     """Check the host, load, attach.
 
@@ -64,33 +72,50 @@ def open_source(
     ended stay in the snapshots for `keep_ended_seconds`; `evidence` looks at the
     exits of forwarded calls, `vcpus` loads what kernel.vcpus needs, `round_trip`
     counts times from exit to entry; all where this kernel's types are known. With
-    `vcpu_times`, snapshots have the service time of each vCPU.
+    `vcpu_times`, snapshots have the service time of each vCPU. With `pin`, a folder
+    of a BPF file system, counting outlives this process, and goes on with what is
+    pinned there; neither with `evidence` nor `vcpus`.
     Raises HvtraceError with one clear line.
     """
-    host = features.probe(anyway, say, round_trip=round_trip)
-    if evidence and host.structures.problem:
-        say(f"no evidence of exits: {host.structures.problem}")
-        evidence = False
-    if host.round_trip and (problem := host.structures.problem or host.round_trip.problem):
-        say(f"no round trips: {problem}")
-        round_trip = False
-    vcpus = vcpus and host.structures.problem is None
-    room = (threads_for(slots), slots)
-    loaded = load_counters(host, *room, evidence=evidence, vcpus=vcpus, round_trip=round_trip)
-    source = LiveSource(
-        loaded,
-        host,
-        *room,
-        keep_ended_seconds=keep_ended_seconds,
-        say=say,
-        vcpu_times=vcpu_times,
-    )
-    try:
+    assert not (pin and (evidence or vcpus))
+    with ExitStack() as undo:
+        pins = undo.enter_context(Pins(pin)) if pin else None
+        host = features.probe(anyway, say, round_trip=round_trip)
+        if evidence and host.structures.problem:
+            say(f"no evidence of exits: {host.structures.problem}")
+            evidence = False
+        if host.round_trip and (problem := host.structures.problem or host.round_trip.problem):
+            say(f"no round trips: {problem}")
+            round_trip = False
+        vcpus = vcpus and host.structures.problem is None
+        room = (threads_for(slots), slots)
+        job = counters(host, *room, evidence=evidence, vcpus=vcpus, round_trip=round_trip)
+        about = About.of(job, host, slots=slots, pid=pid, code=code, round_trip=round_trip)
+        loaded = pins.carry_on(job, about, say) if pins else None
+        is_new = loaded is None
+        if loaded is None:
+            loaded = job.load()
+            if pins:
+                pins.begin(loaded, room[0])
+        else:
+            loader.dismiss_ahead()
+        source = LiveSource(
+            loaded,
+            host,
+            *room,
+            keep_ended_seconds=keep_ended_seconds,
+            say=say,
+            vcpu_times=vcpu_times,
+            pins=pins,
+            is_new=is_new,
+        )
+        undo.callback(source.close)
         source.attach()
-        source.set_filter(pid, code)
-    except BaseException:
-        source.close()
-        raise
+        if is_new:
+            source.set_filter(pid, code)
+            if pins:
+                pins.finish(about)
+        undo.pop_all()
     return source
 
 
@@ -107,20 +132,27 @@ class LiveSource:
         keep_ended_seconds: float = float("inf"),
         say: Callable[[str], None] = _say,
         vcpu_times: bool = False,
+        pins: Pins | None = None,
+        is_new: bool = True,
     ) -> None:
-        """Take over `loaded`, which was compiled for `threads` and `slots`.
+        """Take over `loaded`, which was compiled for `threads` and `slots`, and `pins`.
 
-        Not attached yet, and counts nothing before the first `set_filter`.
+        Where it `is_new`, it is not attached yet, and counts nothing before the first
+        `set_filter`. Else both goes on from where another process left it.
         """
         self.kernel = host.release
         self.interface = host.interface
         self.host = host
         self.loaded = loaded
-        self._maps = Maps(loaded.maps, threads, slots)
-        self._attachment = Attachment(loaded.programs, host, say)
+        self._pins = pins
+        self._maps = Maps(loaded.maps, threads)
+        if is_new:
+            self._maps.prepare(slots)
+        self._attachment = Attachment(loaded.programs, host, say, pins)
         self._registry = Registry(Identities(host.debugfs), keep_ended_seconds)
         self._vm_of = np.full(threads, -1, dtype=np.int32)  # thread entry -> index of its VM
         self._vcpu_of = np.full(threads, -1, dtype=np.int32)  # and KVM's number of its vCPU
+        self._ended = np.zeros(threads, dtype=bool)  # collected; kept where all is pinned
         self._vcpu_times = vcpu_times
         self._vm_by_thread: dict[tuple[int, int], Vm] = {}  # by (tgid, tid); for evidence
         self._final = empty()  # of threads that ended; same VM indices as the registry
@@ -150,10 +182,13 @@ class LiveSource:
         self._attachment.detach()
 
     def close(self) -> None:
-        """Detach, and free everything that the kernel holds for us."""
+        """Detach, and free everything that the kernel holds for us, but for what is pinned."""
         self.detach()
         self.loaded.close()
         self.loaded = loader.Loaded({}, {})
+        if self._pins:
+            self._pins.close()
+            self._pins = None
 
     def set_filter(self, pid: int | None, code: int | None) -> None:
         """Count only calls of process `pid` and of `code`; None: all of them.
@@ -169,7 +204,7 @@ class LiveSource:
         where KVM was replaced meanwhile.
         """
         self.look()
-        now, _ = self._read(np.flatnonzero(self._vm_of >= 0))
+        now = self._read(np.flatnonzero((self._vm_of >= 0) & ~self._ended))
         calls = self._maps.threads["call"]
         counters = {name: bpf.counters(fd) for name, fd in self.loaded.programs.items()}
         now = replace(
@@ -193,18 +228,25 @@ class LiveSource:
         self._attachment.follow()
         # State before tables before slots: a thread that is dead here has written all.
         state = self._maps.threads["state"].copy()
-        self._resolve(np.flatnonzero(state))
-        dead = np.flatnonzero(state == layout.DEAD)
+        self._resolve(np.flatnonzero((state != layout.FREE) & (self._vm_of < 0)), state)
+        dead = np.flatnonzero((state == layout.DEAD) & ~self._ended)
         if len(dead):
-            left, slots = self._read(dead)
+            left = self._read(dead)
             vcpus = self._vcpus(self._final, left)
             self._final = replace(rollup(concat(self._final, left)), vcpus=vcpus)
-            self._maps.recycle(dead, slots)
-            self._vm_of[dead] = -1
-        self._registry.mark_ended(busy=set(self._vm_of.tolist()))
+            if self._pins:
+                self._ended[dead] = True  # what is added up here ends with this process
+            else:
+                self._recycle(dead)
+        self._registry.mark_ended(busy=set(self._vm_of[~self._ended].tolist()))
 
-    def _read(self, threads: NDArray[np.intp]) -> tuple[Snapshot, NDArray[np.intp]]:
-        """What `threads` (entries of known VMs) have counted, and in which slots."""
+    def _recycle(self, threads: NDArray[np.intp]) -> None:
+        self._maps.recycle(threads)
+        self._vm_of[threads] = -1
+        self._ended[threads] = False
+
+    def _read(self, threads: NDArray[np.intp]) -> Snapshot:
+        """What `threads` (entries of known VMs) have counted."""
         owner, used, slots = self._maps.used_slots(threads)
         statuses = statuses_of(slots, self._maps.more_statuses(slots))
         tid = self._maps.threads["tid"][owner]
@@ -213,7 +255,7 @@ class LiveSource:
         found = replace(found, trips=trips_of(self._maps.trips(used)))
         if self._vcpu_times:
             found = replace(found, vcpus=vcpus_of(rows, self._vcpu_of[owner]))
-        return found, used
+        return found
 
     def _vcpus(self, first: Snapshot, second: Snapshot) -> Array:
         return add_up_vcpus(first.vcpus, second.vcpus) if self._vcpu_times else first.vcpus
@@ -248,24 +290,32 @@ class LiveSource:
             Probe(name, name in attached, now.runs, now.run_ns) for name, now in counters.items()
         )
 
-    def _resolve(self, entries: NDArray[np.intp]) -> None:
-        new = entries[self._vm_of[entries] < 0]
+    def _resolve(self, new: NDArray[np.intp], state: NDArray[np.uint32]) -> None:
+        """Find out who the threads `new` are."""
         if not len(new):
             return
+        began = np.where(state == layout.DEAD, self._maps.process_ns, 0) // _NS_PER_TICK
         threads = [
-            (tgid, tid, comm.decode(errors="replace"))
-            for tgid, tid, comm in self._maps.threads[["tgid", "tid", "comm"]][new].tolist()
+            Thread(
+                *(int(one["tgid"]), int(one["tid"]), one["comm"].decode(errors="replace")),
+                *(int(began[entry]), self._maps.noted(entry)),
+            )
+            for entry, one in zip(new.tolist(), self._maps.threads[new], strict=True)
         ]
         found = self._registry.find(threads)
         self._vm_of[new], self._vcpu_of[new] = zip(*found, strict=True)
-        if "exits" in self.loaded.maps:
-            for (tgid, tid, _), (index, _) in zip(threads, found, strict=True):
-                self._vm_by_thread[tgid, tid] = self._registry.vms[index]
+        for entry, thread, (index, vcpu) in zip(new.tolist(), threads, found, strict=True):
+            vm = self._registry.vms[index]
+            if not thread.known:
+                self._maps.note(entry, vm, vcpu)
+            if "exits" in self.loaded.maps:
+                self._vm_by_thread[thread.tgid, thread.tid] = vm
 
     def _expire(self) -> None:
         moved = self._registry.expire()
         if moved is None:
             return
+        self._recycle(np.flatnonzero(self._ended & (moved[self._vm_of] < 0)))
         self._vm_of = np.where(self._vm_of < 0, self._vm_of, moved[self._vm_of])
         for part in (self._final.rows, self._final.vcpus):
             part["vm"] = moved[part["vm"]]

@@ -102,8 +102,13 @@ class _Child:
         """The answer, its descriptors, and what was printed."""
         with self._answers, self._process:
             _, log = self._process.communicate(job)
-            message, fds, _, _ = socket.recv_fds(self._answers, 65536, 64)
+            message, fds, _, _ = socket.recv_fds(self._answers, 65536, 64, socket.MSG_CMSG_CLOEXEC)
         return message, fds, log
+
+    def dismiss(self) -> None:
+        """There is no job."""
+        with self._answers, self._process:
+            self._process.kill()
 
 
 _ahead: dict[str, _Child] = {}  # by interpreter
@@ -117,6 +122,12 @@ def start_ahead() -> None:
     if sys.executable not in _ahead:
         with suppress(OSError):  # load will say it
             _ahead[sys.executable] = _Child(sys.executable)
+
+
+def dismiss_ahead() -> None:
+    """Nothing is to be loaded after all."""
+    while _ahead:
+        _ahead.popitem()[1].dismiss()
 
 
 def _run_child(python: str, job: str) -> tuple[dict[str, str], list[int]]:

@@ -13,20 +13,27 @@ from numpy.typing import NDArray
 
 from hvtrace.hyperv.xmm import abi_table
 from hvtrace.kernel import bpf, layout
-from hvtrace.stats.snapshot import Array
+from hvtrace.stats.snapshot import Array, Vm
 
 
 class Maps:
     """The maps of one loaded set of programs."""
 
-    def __init__(self, fds: dict[str, int], threads: int, slots: int) -> None:
-        """Map the arrays and fill the free lists; `fds` by map name, sizes as compiled."""
+    def __init__(self, fds: dict[str, int], threads: int) -> None:
+        """Map the arrays; `fds` by map name, sizes as compiled."""
         self._fds = fds
-        self._epoch = 0
         state = _mapped(fds["state"], 1, layout.state(layout.CACHE, threads))
         self.control: Array = state["control"]
         self.threads: Array = state["threads"][0]
+        self.process_ns: Array = state["process_ns"][0]
         self._failures = _mapped(fds["failures"], layout.FAILURES + 1, layout.FAILURE)
+        self._identities = None
+        if "identities" in fds:
+            self._identities = _mapped(fds["identities"], threads, layout.IDENTITY)
+
+    def prepare(self, slots: int) -> None:
+        """Fill what is new: once, before the programs are attached. `slots`: as compiled."""
+        fds = self._fds
         self._slots_to(0)["shape"] = layout.CALL_NONE  # the first is "none" in a thread's table
         # No process, until set_filter: so all programs begin at one instant, not one
         # after another as they are attached, which would make orphans.
@@ -36,15 +43,33 @@ class Maps:
             bpf.update(fds["abis"], np.uint32(code).tobytes(), value)
         # Stacks: pushed from the end, so that used indices stay together at the start.
         bpf.push_indices(fds["free_slots"], range(slots, 0, -1))
-        bpf.push_indices(fds["free_threads"], range(threads - 1, -1, -1))
+        bpf.push_indices(fds["free_threads"], range(len(self.threads) - 1, -1, -1))
         bpf.push_indices(fds["free_failures"], range(layout.FAILURES, 0, -1))
 
     def set_filter(self, tgid: int | None, code: int | None) -> None:
         """Count process `tgid` and `code` only (None: all), from now on."""
         self.control["filter_tgid"] = tgid or 0
         self.control["filter_code"] = 0 if code is None else code + 1
-        self._epoch = (self._epoch + 1) & 0xFFFF
-        self.control["epoch"] = layout.CALL_OPEN | self._epoch << layout.CALL_EPOCH_SHIFT
+        epoch = int(self.control["epoch"][0]) >> layout.CALL_EPOCH_SHIFT & 0xFFFF
+        epoch = (epoch + 1) & 0xFFFF
+        self.control["epoch"] = layout.CALL_OPEN | epoch << layout.CALL_EPOCH_SHIFT
+
+    def note(self, entry: int, vm: Vm, vcpu: int) -> None:
+        """Let the next hvtrace know who the thread of `entry` is, where maps outlive us."""
+        if self._identities is None:
+            return
+        fd = -1 if vm.fd is None else vm.fd
+        texts = (_fit("uuid", vm.uuid or ""), _fit("vmm", vm.vmm), _fit("name", vm.name))
+        self._identities[entry] = (0, vm.pid, vm.start_time, fd, vcpu, *texts)
+        self._identities["tid"][entry] = self.threads["tid"][entry]
+
+    def noted(self, entry: int) -> tuple[Vm, int] | None:
+        """What `note` was told of this thread."""
+        if self._identities is None or not self._identities["tid"][entry]:
+            return None
+        _, pid, start_time, fd, vcpu, *texts = self._identities[entry].tolist()
+        uuid, vmm, name = (text.decode(errors="replace") for text in texts)
+        return Vm(pid, name, vmm, start_time, None if fd < 0 else fd, uuid or None), vcpu
 
     def used_slots(
         self, threads: NDArray[np.intp]
@@ -100,8 +125,18 @@ class Maps:
             for key, value in bpf.items(fd, layout.EXIT_KEY.itemsize, layout.EXIT.itemsize)
         ]
 
-    def recycle(self, threads: NDArray[np.intp], slots: NDArray[np.intp]) -> None:
-        """Clear entries of ended threads and their slots, and give them to the programs again."""
+    def recycle(self, threads: NDArray[np.intp]) -> None:
+        """Clear entries of ended threads and their slots, and give them to the programs again.
+
+        Killed on the way, we leave some that nobody uses any more, and none in use twice:
+        an entry is out of sight before its slots are cleared, and all before they are free.
+        """
+        tables = self.threads["table"][threads]
+        slots = tables[tables != 0].astype(np.intp)
+        self.threads["state"][threads] = layout.FREE
+        self.threads[threads] = np.zeros((), dtype=layout.THREAD)
+        if self._identities is not None:
+            self._identities["tid"][threads] = 0
         last = slots.max(initial=0)
         mapped = self._slots_to(last)
         failures = [index for _, index in self._lists(mapped["more"][slots])]
@@ -109,10 +144,15 @@ class Maps:
         mapped[slots] = np.zeros((), dtype=layout.SLOT)
         if "trips" in self._fds:
             self._trips_to(last)[slots] = np.zeros((), dtype=layout.TRIP)
-        self.threads[threads] = np.zeros((), dtype=layout.THREAD)
         bpf.push_indices(self._fds["free_slots"], slots.tolist())
         bpf.push_indices(self._fds["free_threads"], threads.tolist())
         bpf.push_indices(self._fds["free_failures"], failures)
+
+
+def _fit(field: str, text: str) -> bytes:
+    """As much of `text` as there is room for."""
+    room = layout.IDENTITY[field].itemsize
+    return text.encode(errors="replace")[:room].decode(errors="ignore").encode()
 
 
 def _fields(data: bytes, dtype: np.dtype[np.void]) -> dict[str, int]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
 
 from hvtrace.hyperv.interface import HCALL, Interface, Part
 from hvtrace.kernel import layout, loader
@@ -33,7 +36,26 @@ _NONE = 0xFFFF  # HVT_NONE
 _NEW_TYPE = 4  # any that no released kernel has
 
 
-def load_counters(
+class Job(NamedTuple):
+    """What is to be compiled and loaded."""
+
+    sources: list[Path]
+    flags: list[str]
+    programs: list[Program]
+    maps: list[str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Other programs, another fingerprint."""
+        texts = [file.read_bytes() for file in sorted(layout.bpf_folder().glob("*.[ch]"))]
+        return sha256(b"\0".join([*texts, " ".join(self.flags).encode()])).hexdigest()[:16]
+
+    def load(self) -> Loaded:
+        """Do it, in a child. Raises HvtraceError."""
+        return loader.load(*self)
+
+
+def counters(
     host: Features,
     threads: int = threads_for(SLOTS),
     slots: int = SLOTS,
@@ -42,7 +64,7 @@ def load_counters(
     vcpus: bool = False,
     round_trip: bool = False,
     more_flags: Sequence[str] = (),
-) -> Loaded:
+) -> Job:
     """The programs that count calls.
 
     With `evidence`, they look at exits to user space, too; with `vcpus`, one
@@ -82,7 +104,7 @@ def load_counters(
         ]
     flags += [*host.shape.flags, *host.structures.flags, *more_flags]
     files = [layout.bpf_folder() / f"{name}.bpf.c" for name in sources]
-    return loader.load(files, flags, programs, maps)
+    return Job(files, flags, programs, maps)
 
 
 def _evidence_flags(interface: Interface) -> list[str]:

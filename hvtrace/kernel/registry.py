@@ -6,12 +6,23 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvtrace.kernel.vms import Identities
+from hvtrace.kernel.vms import Identities, Process
 from hvtrace.stats.snapshot import Vm
+
+
+class Thread(NamedTuple):
+    """One that made calls, as the kernel's entry of it says."""
+
+    tgid: int
+    tid: int
+    comm: str
+    process_began: int = 0  # of one that ended, in clock ticks since boot; 0: not known
+    known: tuple[Vm, int] | None = None  # its VM and vCPU, where they were noted before
 
 
 class Registry:
@@ -23,18 +34,28 @@ class Registry:
         self._ended_at: dict[int, float] = {}  # index -> monotonic seconds
         self.vms: list[Vm] = []
 
-    def find(self, threads: Iterable[tuple[int, int, str]]) -> list[tuple[int, int]]:
-        """(index of the VM, number of the vCPU) of each thread, given as (tgid, tid, comm)."""
+    def find(self, threads: Iterable[Thread]) -> list[tuple[int, int]]:
+        """(index of the VM, KVM's number of the vCPU) of each thread."""
         process = cache(self._identities.process)  # looked at once for all its threads
-        known = {vm.identity: i for i, vm in enumerate(self.vms)}
+        index = {vm.identity: i for i, vm in enumerate(self.vms)}
         found = []
-        for tgid, tid, comm in threads:
-            vm, number = process(tgid).vm_of(tid, comm), process(tgid).number_of(tid)
-            if vm.identity not in known:
-                known[vm.identity] = len(self.vms)
+        for thread in threads:
+            vm, number = thread.known or self._resolve(thread, process(thread.tgid))
+            if vm.identity not in index:
+                index[vm.identity] = len(self.vms)
                 self.vms.append(vm)
-            found.append((known[vm.identity], number))
+            found.append((index[vm.identity], number))
         return found
+
+    def _resolve(self, thread: Thread, process: Process) -> tuple[Vm, int]:
+        began = thread.process_began
+        if began and process.start_time != began:
+            # Its process has gone; it is no other of that pid, but may be known by another thread.
+            same = [vm for vm in self.vms if (vm.pid, vm.start_time) == (thread.tgid, began)]
+            if len(same) == 1:
+                return same[0], -1
+            process = Process(thread.tgid, [], began, {}, [])
+        return process.vm_of(thread.tid, thread.comm), process.number_of(thread.tid)
 
     def mark_ended(self, busy: set[int]) -> None:
         """Look at the VMs without a thread in `busy` (indices): are they still there?"""

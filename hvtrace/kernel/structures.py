@@ -9,7 +9,7 @@ from hvtrace.errors import HvtraceError
 from hvtrace.hyperv.interface import Part
 from hvtrace.kernel.btf import FOLDER, Btf
 
-# Compiler flag: (structure, path of the member). What bpf/vcpu.h needs.
+# Compiler flag: (structure, path of the member). What bpf/ reads by kvm.h.
 _OFFSETS = {
     "VCPU_ID": ("kvm_vcpu", "vcpu_id"),
     "VCPU_RUN": ("kvm_vcpu", "run"),
@@ -19,6 +19,8 @@ _OFFSETS = {
     "HV_CPUID": ("kvm_vcpu_hv", "cpuid_cache"),
     "RUN_TYPE": ("kvm_run", "hyperv.type"),
     "RUN_UNION": ("kvm_run", "hyperv.u"),
+    "TASK_LEADER": ("task_struct", "group_leader"),
+    "TASK_STARTED": ("task_struct", "start_boottime"),
 }
 
 # What bpf/roundtrip.bpf.c needs of the vendor's module to read why a vCPU exited. Where more

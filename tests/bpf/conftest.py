@@ -13,7 +13,7 @@ from hvtrace.hyperv.interface import Interface
 from hvtrace.kernel import bpf, shape
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.live import LiveSource
-from hvtrace.kernel.programs import load_counters
+from hvtrace.kernel.programs import counters
 from hvtrace.kernel.structures import RoundTrip, Structures
 from hvtrace.stats.calls import Call, calls
 from hvtrace.stats.snapshot import rollup
@@ -45,7 +45,7 @@ class Programs:
             structures=structures,
             round_trip=round_trip,
         )
-        loaded = load_counters(host, threads, slots, round_trip=round_trip is not None)
+        loaded = counters(host, threads, slots, round_trip=round_trip is not None).load()
         self.source = LiveSource(loaded, host, threads, slots, **options)
         self.source.set_filter(None, None)
         self._run = loaded.programs

@@ -26,6 +26,9 @@ GOOD = Features(
 
 
 class Loaded:
+    def load(self) -> Loaded:
+        return self
+
     def close(self) -> None:
         pass
 
@@ -43,7 +46,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     }.items():
         monkeypatch.setattr(doctor.features, name, value)
     monkeypatch.setattr(doctor, "choose", lambda release, formats: shape.raw())
-    monkeypatch.setattr(doctor, "load_counters", lambda *_, **__: Loaded())
+    monkeypatch.setattr(doctor, "counters", lambda *_, **__: Loaded())
     monkeypatch.setattr(doctor.kvm, "is_loaded", lambda: True)
     monkeypatch.setattr(doctor.kvm, "has_hyperv", lambda: True)
     monkeypatch.setattr(doctor.platform, "release", lambda: "6.12.0-fake")
@@ -117,7 +120,7 @@ def test_what_is_useful_is_named_and_no_failure(
         (doctor.features, "check_bpf", "bpf"),
         (doctor.features, "mounted_tracefs", "tracefs"),
         (doctor.features, "read_formats", "events"),
-        (doctor, "load_counters", "BCC"),
+        (doctor, "counters", "BCC"),
     ],
 )
 def test_what_is_needed_fails_and_the_rest_is_looked_at(

@@ -31,6 +31,8 @@ struct kvm_run {
     char gap[19];
     union { unsigned long long other; struct kvm_hyperv_exit hyperv; };
 };
+struct task_struct { char gap[11]; unsigned long long start_time, start_boottime;
+    struct task_struct *parent, *group_leader; };
 struct kvm_vcpu {
     unsigned flag : 3, more : 9;
     int vcpu_id;
@@ -41,14 +43,15 @@ struct kvm_vcpu {
 MAIN = """
 #include <stddef.h>
 #include <stdio.h>
-struct kvm_vcpu vcpu; struct kvm_run run; struct kvm_vcpu_hv hv;
+struct task_struct task; struct kvm_vcpu vcpu; struct kvm_run run; struct kvm_vcpu_hv hv;
 int kvm_hv_write_xmm(void) { return 1; }
 int main(void) {
-    printf("%zu %zu %zu %zu %zu %zu %zu %zu %zu",
+    printf("%zu %zu %zu %zu %zu %zu %zu %zu %zu %zu %zu",
         offsetof(struct kvm_vcpu, vcpu_id), offsetof(struct kvm_vcpu, run),
         offsetof(struct kvm_vcpu, arch.hyperv), offsetof(struct kvm_vcpu, arch.hyperv_enabled),
         offsetof(struct kvm_vcpu_hv, enforce_cpuid), offsetof(struct kvm_vcpu_hv, cpuid_cache),
         offsetof(struct kvm_run, hyperv.type), offsetof(struct kvm_run, hyperv.u),
+        offsetof(struct task_struct, group_leader), offsetof(struct task_struct, start_boottime),
         sizeof(struct kvm_hyperv_exit));
     return 0;
 }

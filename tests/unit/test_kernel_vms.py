@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvtrace.kernel import vms
-from hvtrace.kernel.registry import Registry
+from hvtrace.kernel.registry import Registry, Thread
 from hvtrace.kernel.vms import Identities, describe
 from hvtrace.stats.snapshot import Vm
 
@@ -140,15 +140,15 @@ def make_registry(started: dict[int, int], keep_ended_seconds: float) -> Registr
 def test_registry_joins_threads_of_a_vm_and_never_two_processes() -> None:
     started = {100: 5}
     registry = make_registry(started, 60)
-    assert registry.find([(100, 101, "a"), (100, 102, "b")]) == [(0, -1), (0, -1)]
+    assert registry.find([Thread(100, 101, "a"), Thread(100, 102, "b")]) == [(0, -1), (0, -1)]
     started[100] = 6
-    assert registry.find([(100, 101, "a")]) == [(1, -1)]  # same pid, another process
+    assert registry.find([Thread(100, 101, "a")]) == [(1, -1)]  # same pid, another process
 
 
 def test_registry_marks_and_forgets_what_ended() -> None:
     started = {100: 5, 200: 5, 300: 5}
     registry = make_registry(started, -1)
-    registry.find((pid, pid, "a") for pid in (100, 200, 300))
+    registry.find(Thread(pid, pid, "a") for pid in (100, 200, 300))
     del started[200]
     registry.mark_ended(busy={0, 2})
     assert [vm.ended for vm in registry.vms] == [False, True, False]
@@ -161,7 +161,7 @@ def test_registry_marks_and_forgets_what_ended() -> None:
 
 def test_registry_keeps_what_ended_just_now() -> None:
     registry = make_registry({}, 3600)
-    registry.find([(100, 100, "a")])
+    registry.find([Thread(100, 100, "a")])
     registry.mark_ended(busy=set())
     assert registry.vms[0].ended
     assert registry.expire() is None
@@ -169,6 +169,6 @@ def test_registry_keeps_what_ended_just_now() -> None:
 
 def test_busy_vm_is_not_looked_at() -> None:
     registry = make_registry({}, 0)
-    registry.find([(100, 100, "a")])
+    registry.find([Thread(100, 100, "a")])
     registry.mark_ended(busy={0, -1})
     assert not registry.vms[0].ended

@@ -113,7 +113,7 @@ def test_constant_is_the_same(name: str, header: dict[str, int]) -> None:
 
 
 def test_the_state_is_the_same_in_c_and_in_numpy(tmp_path: Path) -> None:
-    members = ("control", "cache", "threads")
+    members = ("control", "cache", "threads", "process_ns")
     lines = [f'printf("%zu\\n", offsetof(struct hvt_state, {name}));' for name in members]
     program = compile_c(
         tmp_path,

@@ -114,9 +114,8 @@ static __always_inline struct hvt_thread *new_thread(void)
 
 	if (free_threads.pop(&index) || tids.update(&tid, &index))
 		return 0;
-	index &= HVT_MAX_THREADS - 1;
-	t = STATE_AT(threads[0]) + index;
-	*(STATE_AT(process_ns[0]) + index) = process_began();
+	*(STATE_AT(process_ns[0]) + (index & (HVT_MAX_THREADS - 1))) = process_began();
+	t = STATE_AT(threads[0]) + (index & (HVT_MAX_THREADS - 1));
 	/* Its table is zero: user space clears an entry before it frees it. */
 	t->call = 0;
 	t->tid = tid;

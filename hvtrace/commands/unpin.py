@@ -13,7 +13,7 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=Path)
 def command(*, folder: Path) -> int:
     """End the counting that `hvtrace exporter --pin DIR` began, and forget its counts.
 

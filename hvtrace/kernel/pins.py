@@ -94,12 +94,12 @@ def _said(value: int | None) -> str:
 class Pins:
     """A folder, ours while this is open."""
 
-    def __init__(self, folder: Path) -> None:
-        """Lock `folder`, which is made where it is missing. Raises HvtraceError."""
+    def __init__(self, folder: Path, *, make: bool = True) -> None:
+        """Lock `folder`, which is made where it is missing (`make`). Raises HvtraceError."""
         self.folder = folder
         self._begun = False  # and not finished
         try:
-            self._lock: int | None = _locked(folder)
+            self._lock: int | None = _locked(folder, make)
         except OSError as error:
             raise HvtraceError(f"cannot use {folder}: {error.strerror}") from None
 
@@ -231,9 +231,7 @@ class Pins:
 
 def unpin(folder: Path) -> int:
     """Remove all that an hvtrace has pinned in `folder`: how much it was. Raises HvtraceError."""
-    if not folder.is_dir():
-        raise HvtraceError(f"there is no {folder}")
-    with Pins(folder) as pins:
+    with Pins(folder, make=False) as pins:
         names = pins.names()
         pins.clear()
     if not names:
@@ -241,7 +239,7 @@ def unpin(folder: Path) -> int:
     return len(names)
 
 
-def _locked(folder: Path) -> int:
+def _locked(folder: Path, make: bool) -> int:
     """The descriptor that holds the lock. Raises OSError, HvtraceError."""
     if not _is_bpffs(folder if folder.exists() else folder.parent):
         raise HvtraceError(
@@ -249,8 +247,9 @@ def _locked(folder: Path) -> int:
             " (where nothing is mounted: mount -t bpf bpf /sys/fs/bpf)"
         )
     while True:
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
+        if make:
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

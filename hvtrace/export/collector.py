@@ -11,10 +11,10 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from hvtrace import __version__
-from hvtrace.export import metrics
-from hvtrace.export.bounds import Limits
+from hvtrace.export.bounds import Bounds, Limits
 from hvtrace.export.families import Family, info, single, to_metrics
 from hvtrace.export.labels import VmLabels
+from hvtrace.export.metrics import Metrics
 from hvtrace.hyperv.interface import Interface
 from hvtrace.stats.snapshot import Snapshot, Source
 
@@ -37,9 +37,8 @@ class SourceCollector(Collector):
         `own` gives what the process says of itself; it is asked at each scrape.
         """
         self._source, self._say, self._clock, self._own = source, say, clock, own
-        self._limits = limits
         self._lock = threading.Lock()
-        self._labels = VmLabels()
+        self._bounds, self._labels, self._metrics = Bounds(limits), VmLabels(), Metrics()
         self._up = True
         self._closed = False
         self._room = True
@@ -78,7 +77,9 @@ class SourceCollector(Collector):
         return to_metrics(self.families())
 
     def _counters(self, snapshot: Snapshot) -> list[Family]:
-        return list(metrics.families(snapshot, self._labels.assign(snapshot.vms)))
+        bounded = self._bounds.apply(snapshot)
+        labels = self._labels.assign(bounded.by_variant.vms)
+        return list(self._metrics.families(bounded, labels))
 
     def _advise(self, snapshot: Snapshot | None) -> None:
         """Say once what helps where calls are not counted for want of room."""

@@ -5,9 +5,9 @@ A family of a thousand series is a handful of lists and arrays, not a thousand o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from prometheus_client import Metric
@@ -17,6 +17,17 @@ from hvtrace.stats.histogram import OCTAVE_UPPER_SECONDS, OCTAVES, Counts
 
 Key = tuple[str, ...]
 """The label values of one series, in the order of the family's labels."""
+
+_T = TypeVar("_T")
+
+
+class Keys(list[Key]):
+    """Keys that stay from one scrape to the next, and what encoders have made of them."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        super().__init__(keys)
+        self.made: dict[object, object] = {}
+
 
 BOUNDS = (*(repr(bound) for bound in OCTAVE_UPPER_SECONDS[:-1]), "+Inf")
 """What `le` says for each octave of a histogram."""
@@ -36,7 +47,7 @@ class Family:
     type: Literal["counter", "gauge", "histogram", "info"]
     help: str
     labels: tuple[str, ...] = ()
-    keys: Sequence[Key] = ((),)  # one for each series
+    keys: Sequence[Key] = ((),)  # one for each series; the same Keys where they have not changed
     values: Sequence[float] = ()  # as many: counts; sums of a histogram; 1 for each info
     buckets: Counts = field(default_factory=_no_buckets)  # of a histogram: (series, OCTAVES + 2)
     unit: str = ""  # the end of the name, where OpenMetrics shall know it as a unit
@@ -45,6 +56,17 @@ class Family:
     def sample(self) -> str:
         """The name that series have; those of a histogram add _bucket, _count and _sum to it."""
         return self.name + _SUFFIX.get(self.type, "")
+
+
+def made(family: Family, make: Callable[[Family], _T]) -> _T:
+    """`make(family)`, which depends on names and keys alone; once for all while they stay."""
+    if not isinstance(family.keys, Keys):
+        return make(family)
+    what = (make, family.name, family.labels)
+    found = family.keys.made.get(what)
+    if found is None:
+        found = family.keys.made[what] = make(family)
+    return cast(_T, found)
 
 
 def single(name: str, help: str, value: float, unit: str = "") -> Family:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain, repeat
 
-from hvtrace.stats.snapshot import Vm
-
-Identity = tuple[int, int, int | None]
+from hvtrace.export.metrics import OTHER
+from hvtrace.stats.vm import Identity, Vm
 
 
 class VmLabels:
@@ -44,7 +43,7 @@ class VmLabels:
     def _free_label(self, vm: Vm, *reserved: str) -> str:
         label = vm.name
         for more in chain((vm.pid, vm.fd or 0), repeat(vm.start_time)):
-            if label not in self._given.values() and label not in reserved:
+            if label not in (OTHER, *reserved, *self._given.values()):
                 break
             label += f"-{more}"
         return label

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from hvtrace.export.families import Family, Key, single
+from hvtrace.export.bounds import OTHER_STATUS, Bounded
+from hvtrace.export.families import Family, Key, Keys, single
 from hvtrace.hyperv import codes, statuses
 from hvtrace.stats.histogram import octaves
 from hvtrace.stats.snapshot import (
     HANDLERS,
     VERDICTS,
     Array,
-    Lost,
     Probe,
     Snapshot,
     completed,
-    rollup,
 )
 from hvtrace.stats.vm import Vm
 
-ROW_LABELS = ("vm", "code", "fast", "handler")
+OTHER = "other"
+_ROW = ("vm", "code", "fast", "handler")
+_BOOL = ("false", "true")
+_OF_A_CALL = {
+    "unfinished": "Hypercalls that never completed: faulted, superseded, or pending when their "
+    "thread ended.",
+    "reps": "Elements that rep hypercalls completed.",
+    "xmm_input": "Hypercalls that read input from XMM registers.",
+}
 _AMBIGUOUS = {
     name for name, uses in Counter(d.name for d in codes.CODES.values()).items() if uses > 1
 }
@@ -33,87 +40,122 @@ def code_label(code: int) -> str:
     return f"{name}_0x{code:04x}" if name in _AMBIGUOUS else name
 
 
-def families(snapshot: Snapshot, labels: Sequence[str]) -> Iterator[Family]:
-    """All that is said of the counters in `snapshot`; `labels` are those of its VMs."""
-    rolled = rollup(snapshot, ROW_LABELS)  # once: of a row for each thread
-    yield from _by_variant(rolled, labels)
-    yield from _by_call(rollup(rolled, ("vm", "code")), labels)
-    if len(snapshot.vcpus):
-        yield _vcpus(snapshot, labels)
-    in_flight = "Hypercalls that are open now; they are in no other metric yet."
-    yield single("hvtrace_hypercalls_in_flight", in_flight, snapshot.in_flight)
-    yield _lost(snapshot.lost)
-    yield _vms(snapshot.vms, labels)
-    if snapshot.probes:
-        yield from _probes(snapshot.probes)
+class Metrics:
+    """Families of one snapshot after another, with the same Keys where series stay the same."""
 
+    def __init__(self) -> None:
+        self._keys: dict[str, tuple[object, Keys]] = {}
 
-def _by_variant(rolled: Snapshot, labels: Sequence[str]) -> Iterator[Family]:
-    """Metrics with a series for each (vm, code, fast, handler)."""
-    rows = rolled.rows
-    keys = [
-        (labels[vm], code_label(code), "true" if fast else "false", HANDLERS[handler])
-        for vm, code, fast, handler in rows[list(ROW_LABELS)].tolist()
-    ]
-    yield Family(
-        "hvtrace_hypercalls",
-        "counter",
-        "Hypercalls that are over, completed or not.",
-        ROW_LABELS,
-        keys,
-        (completed(rows) + rows["unfinished"]).tolist(),
-    )
-    yield _histogram(
-        "hvtrace_hypercall_duration_seconds",
-        "Time from a hypercall to its completion; unfinished ones have none.",
-        keys,
-        rows,
-    )
-    if len(rolled.trips):
-        yield _histogram(
-            "hvtrace_hypercall_round_trip_seconds",
-            "Time from the exit that made a hypercall to the vCPU's next entry.",
+    def families(self, bounded: Bounded, labels: Sequence[str]) -> Iterator[Family]:
+        """All that is said of the counters; `labels` are those of ``by_variant.vms``."""
+        snapshot = bounded.by_variant
+        yield from self._by_variant(snapshot, labels)
+        yield from self._by_call(bounded.by_call, labels)
+        if len(snapshot.vcpus):
+            yield _vcpus(snapshot, labels)
+        in_flight = "Hypercalls that are open now; they are in no other metric yet."
+        yield single("hvtrace_hypercalls_in_flight", in_flight, snapshot.in_flight)
+        yield _by_reason("hvtrace_lost", "What was not counted, by reason.", asdict(snapshot.lost))
+        about = "What has no series of its own and is a part of others', by the limit that it met."
+        yield _by_reason("hvtrace_series_dropped", about, bounded.dropped, "limit")
+        yield _vms(snapshot.vms, labels)
+        if snapshot.probes:
+            yield from _probes(snapshot.probes)
+
+    def _kept(self, what: str, same: object, make: Callable[[], Iterable[Key]]) -> Keys:
+        """The keys of the last time, where what they are made of is the `same`; else new ones."""
+        last, keys = self._keys.get(what, (None, Keys(())))
+        if last != same:
+            keys = Keys(make())
+            self._keys[what] = (same, keys)
+        return keys
+
+    def _by_variant(self, snapshot: Snapshot, labels: Sequence[str]) -> Iterator[Family]:
+        """Metrics with a series for each (vm, code, fast, handler)."""
+        rows = snapshot.rows
+
+        def make() -> Iterator[Key]:
+            for vm, code, fast, handler in rows[list(_ROW)].tolist():
+                yield *_call(vm, code, labels), _BOOL[fast], HANDLERS[handler]
+
+        keys = self._kept("variant", (rows[list(_ROW)].tobytes(), labels), make)
+        yield Family(
+            "hvtrace_hypercalls",
+            "counter",
+            "Hypercalls that are over, completed or not.",
+            _ROW,
             keys,
-            rolled.trips,
+            (completed(rows) + rows["unfinished"]).tolist(),
+        )
+        yield _histogram(
+            "hvtrace_hypercall_duration_seconds",
+            "Time from a hypercall to its completion; unfinished ones have none.",
+            keys,
+            rows,
+        )
+        if len(snapshot.trips):
+            yield _histogram(
+                "hvtrace_hypercall_round_trip_seconds",
+                "Time from the exit that made a hypercall to the vCPU's next entry.",
+                keys,
+                snapshot.trips,
+            )
+
+    def _by_call(self, snapshot: Snapshot, labels: Sequence[str]) -> Iterator[Family]:
+        """Metrics with series for each (vm, code)."""
+        rows, failed = snapshot.rows, snapshot.statuses
+
+        def make() -> Iterator[Key]:
+            return (_call(vm, code, labels) for vm, code in rows[["vm", "code"]].tolist())
+
+        same = (rows[["vm", "code"]].tobytes(), labels)
+        keys = self._kept("call", same, make)
+        for field, about in _OF_A_CALL.items():
+            name = f"hvtrace_hypercall_{field}"
+            yield Family(name, "counter", about, ("vm", "code"), keys, rows[field].tolist())
+        at, verdict = rows["xmm_output"].nonzero()
+        yield Family(
+            "hvtrace_hypercall_xmm_output",
+            "counter",
+            "Hypercalls by verdict on output through registers.",
+            ("vm", "code", "verdict"),
+            self._kept(
+                "verdict",
+                (same, at.tobytes(), verdict.tobytes()),
+                lambda: ((*keys[i], VERDICTS[v]) for i, v in zip(at, verdict, strict=True)),
+            ),
+            rows["xmm_output"][at, verdict].tolist(),
+        )
+        yield Family(
+            "hvtrace_hypercall_failures",
+            "counter",
+            "Completed hypercalls with a status other than SUCCESS.",
+            ("vm", "code", "status"),
+            self._kept(
+                "status",
+                (same, failed[["row", "status"]].tobytes()),
+                lambda: ((*keys[i], _status(s)) for i, s, _ in failed.tolist()),
+            ),
+            failed["count"].tolist(),
         )
 
 
-def _histogram(name: str, help: str, keys: Sequence[Key], times: Array) -> Family:
+def _call(vm: int, code: int, labels: Sequence[str]) -> Key:
+    """The labels `vm` and `code` of a row of Bounded."""
+    if vm < len(labels):
+        return labels[vm], code_label(code)
+    return labels[vm - len(labels)] if vm < 2 * len(labels) else OTHER, OTHER
+
+
+def _status(status: int) -> str:
+    return OTHER if status == OTHER_STATUS else statuses.name_of(status)
+
+
+def _histogram(name: str, help: str, keys: Keys, times: Array) -> Family:
     """A histogram of the `times` (ROWs or TRIPs) of the series `keys`."""
     sums = (times["sum_ns"] / 1e9).tolist()
-    buckets = octaves(times["buckets"])
-    return Family(name, "histogram", help, ROW_LABELS, keys, sums, buckets, unit="seconds")
-
-
-def _by_call(rolled: Snapshot, labels: Sequence[str]) -> Iterator[Family]:
-    """Metrics with series for each (vm, code)."""
-    rows = rolled.rows
-    keys = [(labels[vm], code_label(code)) for vm, code in rows[["vm", "code"]].tolist()]
-    for field, about in {
-        "unfinished": "Hypercalls that never completed: faulted, superseded, or pending when "
-        "their thread ended.",
-        "reps": "Elements that rep hypercalls completed.",
-        "xmm_input": "Hypercalls that read input from XMM registers.",
-    }.items():
-        name = f"hvtrace_hypercall_{field}"
-        yield Family(name, "counter", about, ("vm", "code"), keys, rows[field].tolist())
-    at, verdict = rows["xmm_output"].nonzero()
-    yield Family(
-        "hvtrace_hypercall_xmm_output",
-        "counter",
-        "Hypercalls by verdict on output through registers.",
-        ("vm", "code", "verdict"),
-        [(*keys[i], VERDICTS[v]) for i, v in zip(at.tolist(), verdict.tolist(), strict=True)],
-        rows["xmm_output"][at, verdict].tolist(),
-    )
-    failed = rolled.statuses
-    yield Family(
-        "hvtrace_hypercall_failures",
-        "counter",
-        "Completed hypercalls with a status other than SUCCESS.",
-        ("vm", "code", "status"),
-        [(*keys[i], statuses.name_of(s)) for i, s in failed[["row", "status"]].tolist()],
-        failed["count"].tolist(),
+    return Family(
+        name, "histogram", help, _ROW, keys, sums, octaves(times["buckets"]), unit="seconds"
     )
 
 
@@ -131,11 +173,9 @@ def _vcpus(snapshot: Snapshot, labels: Sequence[str]) -> Family:
     )
 
 
-def _lost(lost: Lost) -> Family:
-    counts = asdict(lost)
+def _by_reason(name: str, help: str, counts: Mapping[str, int], label: str = "reason") -> Family:
     keys = [(reason,) for reason in counts]
-    about = "What was not counted, by reason."
-    return Family("hvtrace_lost", "counter", about, ("reason",), keys, list(counts.values()))
+    return Family(name, "counter", help, (label,), keys, list(counts.values()))
 
 
 def _vms(vms: Sequence[Vm], labels: Sequence[str]) -> Family:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hvtrace.export.families import Family, Key
+from hvtrace.export.families import Family, made
 from hvtrace.stats.histogram import MIN_EXP, OCTAVE_UPPER_SECONDS, OCTAVES, Counts
 
 _TYPES = {"counter": 0, "gauge": 1, "histogram": 4, "info": 1}  # MetricType; an info is a gauge
@@ -56,36 +56,44 @@ def _text(tag: bytes, text: bytes) -> bytes:
     return tag + _varint(len(text)) + text
 
 
-def _labels(names: Sequence[str], keys: Sequence[Key]) -> Iterator[bytes]:
-    """Metric.label (1) of each key: LabelPairs of name (1) and value (2)."""
-    pairs: list[dict[str, bytes]] = [{} for _ in names]
-    tagged = [_text(b"\x0a", name.encode()) for name in names]
-    for key in keys:
-        found = b""
-        for known, name, value in zip(pairs, tagged, key, strict=True):
-            pair = known.get(value)
-            if pair is None:
-                pair = known[value] = _text(b"\x0a", name + _text(b"\x12", value.encode()))
-            found += pair
-        yield found
+def _labels(family: Family) -> list[bytes]:
+    """Metric.label (1) of each series: LabelPairs of name (1) and value (2)."""
+    names = [_text(b"\x0a", name.encode()) for name in family.labels]
+    return [
+        b"".join(
+            [
+                _text(b"\x0a", name + _text(b"\x12", value.encode()))
+                for name, value in zip(names, key, strict=True)
+            ]
+        )
+        for key in family.keys
+    ]
+
+
+def _heads(family: Family) -> list[bytes]:
+    """MetricFamily.metric (4) of each counter or gauge, up to its value."""
+    tag = _VALUE[family.type]
+    return [
+        b"\x22" + _varint(len(labels) + len(tag) + 8) + labels + tag for labels in _labels(family)
+    ]
 
 
 def _values(family: Family) -> Iterator[bytes]:
     """MetricFamily.metric (4) of counters and gauges."""
-    tag, double = _VALUE[family.type], struct.Struct("<d").pack
-    labels = _labels(family.labels, family.keys)
-    for of_one, value in zip(labels, family.values, strict=True):
-        yield b"\x22" + _varint(len(of_one) + 11) + of_one + tag + double(value)
+    double = struct.Struct("<d").pack
+    for head, value in zip(made(family, _heads), family.values, strict=True):
+        yield head
+        yield double(value)
 
 
 def _histograms(family: Family) -> Iterator[bytes]:
     """MetricFamily.metric (4) of histograms."""
-    labels = _labels(family.labels, family.keys)
+    labels = made(family, _labels)
     for start in range(0, len(family.keys), _BLOCK):
         block = slice(start, start + _BLOCK)
         sums = np.asarray(family.values[block], dtype="<f8")
-        # What ends must come first: zip would take another's labels before it sees the end.
-        for histogram, of_one in zip(_encoded(family.buckets[block], sums), labels, strict=False):
+        histograms = _encoded(family.buckets[block], sums)
+        for of_one, histogram in zip(labels[block], histograms, strict=True):
             metric = of_one + _text(b"\x3a", histogram)  # Metric.histogram (7)
             yield b"\x22" + _varint(len(metric)) + metric
 

@@ -2,42 +2,42 @@
 
 prometheus.io/docs/instrumenting/exposition_formats, and the OpenMetrics specification of
 prometheus.io. prometheus-client's own writer makes the same bytes of the same families, in
-twenty times the time: it builds every line from objects and dicts. Here the part of
-the lines of one series that does not change from one to the next is made once for all of them.
+twenty times the time: it builds every line from objects and dicts. Here all that does not change
+from scrape to scrape is a template for each series, which is kept with its keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from prometheus_client.utils import floatToGoString as go_float
 
-from hvtrace.export.families import BOUNDS, Family, Key
+from hvtrace.export.families import BOUNDS, Family, made
 
 _TYPES = {"info": "gauge"}  # what 0.0.4 calls it
 
 
 def prometheus(families: Iterable[Family]) -> bytes:
     """Text format 0.0.4 (and 1.0.0, which differs in what names may be made of)."""
-    parts = []
+    parts, numbers = [], _Numbers().__getitem__
     for family in families:
         about = family.help.replace("\\", r"\\").replace("\n", r"\n")
         kind = _TYPES.get(family.type, family.type)
         parts.append(f"# HELP {family.sample} {about}\n# TYPE {family.sample} {kind}\n".encode())
-        parts.append(_series(family))
+        parts.append(_series(family, numbers))
     return b"".join(parts)
 
 
 def openmetrics(families: Iterable[Family]) -> bytes:
     """OpenMetrics 1.0: the same series, told otherwise."""
-    parts = []
+    parts, numbers = [], _Numbers().__getitem__
     for family in families:
         name = family.name
         unit = f"# UNIT {name} {family.unit}\n" if family.unit else ""
         about = f"# HELP {name} {_escape(family.help)}\n# TYPE {name} {family.type}\n{unit}"
         parts.append(about.encode())
-        parts.append(_series(family))
+        parts.append(_series(family, numbers))
     parts.append(b"# EOF\n")
     return b"".join(parts)
 
@@ -46,71 +46,76 @@ def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-class _Numbers(dict[float, str]):
-    """Numbers as text: most of those in buckets come again and again."""
+class _Numbers(dict[float, bytes]):
+    """Numbers as text, each made once: most of those in buckets come again and again."""
 
-    def __missing__(self, number: float) -> str:
-        text: str = go_float(number)  # type: ignore[no-untyped-call]
-        self[number] = text
+    def __missing__(self, number: float) -> bytes:
+        text = self[number] = _number(number).encode()
         return text
 
 
-class _Labels:
-    """What stands in the braces of a series: all of it, or what is before and behind `le`.
-
-    prometheus-client's writers sort labels by name, and `le` among them.
-    """
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        order = sorted(range(len(names)), key=names.__getitem__)
-        self._before = [at for at in order if names[at] < "le"]
-        self._behind = [at for at in order if names[at] > "le"]
-        self._names = names
-        self._escaped: dict[str, str] = {}
-
-    def parts(self, key: Key) -> tuple[str, str]:
-        """Pairs that come before `le`, each with a comma behind it, and pairs that come behind."""
-        before = "".join([f"{self._pair(at, key)}," for at in self._before])
-        return before, ",".join([self._pair(at, key) for at in self._behind])
-
-    def whole(self, key: Key) -> str:
-        """All labels, in braces where there are any."""
-        before, behind = self.parts(key)
-        inside = before + behind if behind else before[:-1]
-        return f"{{{inside}}}" if inside else ""
-
-    def _pair(self, at: int, key: Key) -> str:
-        value = key[at]
-        escaped = self._escaped.get(value)
-        if escaped is None:
-            escaped = self._escaped[value] = _escape(value)
-        return f'{self._names[at]}="{escaped}"'
+def _number(number: float) -> str:
+    """As go_float writes it, in a third of the time for the counts that nearly all are."""
+    if type(number) is not int or not 0 <= number < _EXACT:
+        text: str = go_float(number)  # type: ignore[no-untyped-call]
+        return text
+    if number < 10**6:
+        return f"{number}.0"
+    digits = str(number)  # from a million on, with an exponent
+    return f"{digits[0]}.{digits[1:]}".rstrip("0.") + f"e+{len(digits) - 1:02d}"
 
 
-def _series(family: Family) -> bytes:
-    number, labels = _Numbers().__getitem__, _Labels(family.labels)
+def _series(family: Family, numbers: Callable[[float], bytes]) -> bytes:
+    """The lines of all series."""
     if family.type == "histogram":
-        return _histograms(family, number, labels)
-    series = zip(family.keys, family.values, strict=True)
-    name = family.sample
-    return "".join(
-        [f"{name}{labels.whole(key)} {number(value)}\n" for key, value in series]
-    ).encode()
+        return _histograms(family, numbers)
+    lines = zip(made(family, _templates), family.values, strict=True)
+    return b"".join([template % numbers(value) for template, value in lines])
 
 
-def _histograms(family: Family, number: Callable[[float], str], labels: _Labels) -> bytes:
-    name = family.name
-    cumulative = np.cumsum(family.buckets, axis=-1, dtype=np.uint64).tolist()
-    parts = []
-    for key, counts, total in zip(family.keys, cumulative, family.values, strict=True):
-        before, behind = labels.parts(key)
-        whole = labels.whole(key)
-        head = f'{name}_bucket{{{before}le="'
-        middle = f'",{behind}}} ' if behind else '"} '
-        values = [number(count) for count in counts]
-        buckets = [f"{bound}{middle}{value}\n" for bound, value in zip(BOUNDS, values, strict=True)]
-        parts.append(
-            f"{head}{head.join(buckets)}"
-            f"{name}_count{whole} {values[-1]}\n{name}_sum{whole} {number(total)}\n"
-        )
-    return "".join(parts).encode()
+def _histograms(family: Family, numbers: Callable[[float], bytes]) -> bytes:
+    cumulative = np.cumsum(family.buckets, axis=1, dtype=np.uint64).tolist()
+    series = zip(made(family, _histogram_templates), cumulative, family.values, strict=True)
+    return b"".join(
+        [
+            template % (*map(numbers, counts), numbers(counts[-1]), numbers(total))
+            for template, counts, total in series
+        ]
+    )
+
+
+def _templates(family: Family) -> list[bytes]:
+    """The line of each series, with %b for its value."""
+    name = family.sample.encode()
+    return [name + _braces(pairs) + b" %b\n" for pairs in _label_sets(family)]
+
+
+def _histogram_templates(family: Family) -> list[bytes]:
+    """The lines of each series: a %b for each bucket, then for count and sum."""
+    name = family.name.encode()
+    # Labels are sorted by name, and `le` is one of them.
+    before = sum(label < "le" for label in family.labels)
+    templates = []
+    for pairs in _label_sets(family):
+        buckets = (_braces([*pairs[:before], le, *pairs[before:]]) for le in _LE)
+        names = [name + b"_bucket" + labels for labels in buckets]
+        names += (name + suffix + _braces(pairs) for suffix in (b"_count", b"_sum"))
+        templates.append(b" %b\n".join([*names, b""]))
+    return templates
+
+
+_EXACT = 1 << 53  # a greater count is not told apart from its neighbours by a double
+_LE = [f'le="{bound}"'.encode() for bound in BOUNDS]
+
+
+def _label_sets(family: Family) -> Iterator[list[bytes]]:
+    """The labels of each series as `name="value"`, sorted by name; ready for a template."""
+    order = sorted(range(len(family.labels)), key=family.labels.__getitem__)
+    names = [(at, family.labels[at].encode() + b'="') for at in order]
+    for key in family.keys:
+        values = [_escape(value).replace("%", "%%").encode() for value in key]
+        yield [name + values[at] + b'"' for at, name in names]
+
+
+def _braces(pairs: Sequence[bytes]) -> bytes:
+    return b"{" + b",".join(pairs) + b"}" if pairs else b""

@@ -205,7 +205,7 @@ def delta(before: Snapshot, after: Snapshot) -> Snapshot:
     new (Prometheus' rule for counters): a VM closed and opened again in one
     process can come back with its old identity. ``time`` is that of `after`.
     """
-    new, old = _common(before, after)
+    new, old = common(before, after)
     rows = _less(after.rows, new, before.rows[old], SUMS)
     keep = (completed(rows) > 0) | (rows["unfinished"] > 0)
     trips = after.trips
@@ -238,8 +238,11 @@ def _keys(rows: Array, by: tuple[str, ...] = KEY) -> NDArray[np.uint64]:
     return keys
 
 
-def _common(before: Snapshot, after: Snapshot) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of the rows that go on from `before`: (in `after`, in `before`)."""
+def common(before: Snapshot, after: Snapshot) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the rows that go on from `before`: (in `after`, in `before`).
+
+    Not of those that have begun again: where a count fell.
+    """
     vm_ids = {vm.identity: i for i, vm in enumerate(after.vms)}
     remap = np.array([vm_ids.get(vm.identity, -1) for vm in before.vms], dtype=np.int32)
     moved = remap[before.rows["vm"]].astype(np.uint64) << _KEY_SHIFTS["vm"]  # -1: no key has it

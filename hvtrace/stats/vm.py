@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Identity = tuple[int, int, int | None]
+"""Pid, start time, and KVM's descriptor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vm:
@@ -18,7 +21,7 @@ class Vm:
     ended: bool = False
 
     @property
-    def identity(self) -> tuple[int, int, int | None]:
+    def identity(self) -> Identity:
         """Equal for the same VM in two snapshots, whatever happened to its pid."""
         return (self.pid, self.start_time, self.fd)
 

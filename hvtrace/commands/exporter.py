@@ -1,13 +1,30 @@
-"""`hvtrace exporter`: the counters for Prometheus, until it is told to end."""
+"""`hvtrace exporter`: the counters for Prometheus, until it is told to end.
+
+HTTP is served by a process of its own, without privileges (export/keeper.py).
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hvtrace.commands.interrupts import Interrupts
 from hvtrace.commands.options import tracing
+from hvtrace.export.bounds import Limits
+from hvtrace.stats.snapshot import Source
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from hvtrace.export.server import Server
 
 DEFAULT_LISTEN = "127.0.0.1:10942"
 """A port that neither IANA nor Prometheus' list of exporters gives to anything else."""
@@ -21,9 +38,13 @@ KEEP_ENDED_SECONDS = 300.0
 EXAMPLES = """\b
 Examples:
   hvtrace exporter
-  hvtrace exporter --listen [::]:10942
+  hvtrace exporter --listen [::]:10942 --web.config.file web.yml
+  hvtrace exporter --pin /sys/fs/bpf/hvtrace
+  hvtrace exporter --textfile /var/lib/node_exporter/hvtrace.prom
   curl http://127.0.0.1:10942/metrics
 """
+
+Open = Callable[[], AbstractContextManager[Source]]
 
 
 @click.command(epilog=EXAMPLES)
@@ -34,52 +55,173 @@ Examples:
     metavar="HOST:PORT",
     help="Serve here; an empty HOST stands for every address of this machine.",
 )
+@click.option(
+    "--web.config.file",
+    "web_config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TLS and passwords, as all exporters of Prometheus take them.",
+)
+@click.option(
+    "--user",
+    metavar="NAME",
+    help="Serve as this user; nobody, where we are root.",
+)
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Serve nothing: write to FILE, for the textfile collector of node_exporter.",
+)
+@click.option(
+    "-i",
+    "--interval",
+    type=click.FloatRange(1, 3600),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to write the file.",
+)
+@click.option(
+    "--pin",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Let the kernel count on after our end: keep all in DIR, in a BPF file system.",
+)
+@click.option("--vcpus", is_flag=True, help="Also the time of each vCPU: a series more for each.")
+@click.option("--probe-cost", is_flag=True, help="Let the kernel measure our programs.")
+@click.option("--max-vms", type=click.IntRange(1), default=Limits().vms, show_default=True)
+@click.option("--max-codes", type=click.IntRange(1), default=Limits().codes, show_default=True)
+@click.option("--max-series", type=click.IntRange(100), default=Limits().series, show_default=True)
 @tracing
 def command(
     *,
     listen: str,
-    pid: int | None,
-    code: int | None,
-    slots: int,
-    anyway: bool,
-    round_trip: bool,
+    web_config: Path | None,
+    user: str | None,
+    textfile: Path | None,
+    interval: float,
+    pin: Path | None,
+    vcpus: bool,
+    probe_cost: bool,
+    max_vms: int,
+    max_codes: int,
+    max_series: int,
+    **traced: Any,  # noqa: ANN401 (of `tracing`, and for `open_source`)
 ) -> int:
     """Serve the counters of all hypercalls to Prometheus, at /metrics.
 
-    Ends with status 0 on Ctrl-C or SIGTERM.
+    Ends with status 0 on Ctrl-C or SIGTERM. What is beyond --max-vms,
+    --max-codes (of a VM) and --max-series is served as "other".
     """
-    from prometheus_client import CollectorRegistry, ProcessCollector
-
-    from hvtrace.export.collector import SourceCollector
-    from hvtrace.export.server import Server
     from hvtrace.kernel import live
 
-    with (
-        Server(listen) as server,  # before anything is attached: the port may be taken
-        live.open_source(
-            pid=pid,
-            code=code,
-            slots=slots,
-            anyway=anyway,
-            keep_ended_seconds=KEEP_ENDED_SECONDS,
-            round_trip=round_trip,
-        ) as source,
-        Interrupts() as interrupts,
-    ):
-        registry = CollectorRegistry()
-        collector = SourceCollector(source, _say)
-        registry.register(collector)
-        ProcessCollector(registry=registry)
-        server.serve(registry)
-        _say(f"serving {server.url}")
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", int)  # glibc's own
-        try:
-            while not interrupts.wait(POLL_SECONDS):
-                collector.poll()
-                trim(0)  # a scrape takes megabytes for a moment: glibc would keep them
-        finally:
-            collector.close()
+    @contextmanager
+    def open_source() -> Iterator[Source]:
+        with (
+            live.open_source(
+                **traced, pin=pin, vcpu_times=vcpus, keep_ended_seconds=KEEP_ENDED_SECONDS
+            ) as source,
+            _measured() if probe_cost else nullcontext(),
+        ):
+            yield source
+
+    limits = Limits(max_vms, max_codes, max_series)
+    if textfile:
+        _write(textfile, interval, open_source, limits)
+    else:
+        _serve(listen, web_config, user, open_source, limits)
     return 0
+
+
+def _serve(
+    listen: str, web_config: Path | None, user: str | None, open_source: Open, limits: Limits
+) -> None:
+    """Hold the counters, while another process serves them."""
+    from hvtrace.export import keeper, privileges
+    from hvtrace.export.server import Server
+
+    who = privileges.find_user(user)
+    with Server(listen) as server:  # before anything is attached: the port may be taken
+        run = partial(_run_front, server, web_config, limits)
+        with (
+            keeper.Front(run, who, (server.fileno(),)) as front,
+            open_source() as source,
+            Interrupts() as interrupts,
+        ):
+            front.begin(source)
+            while not interrupts.wait(POLL_SECONDS, front.fileno()):
+                front.answer(source)
+                source.look()
+                _trim()
+
+
+def _run_front(
+    server: Server, web_config: Path | None, limits: Limits, connection: Connection
+) -> None:
+    """What the process without privileges does."""
+    import asyncio
+
+    from hvtrace.export.collector import SourceCollector
+    from hvtrace.export.formats import render
+    from hvtrace.export.keeper import RemoteSource
+    from hvtrace.export.own import own
+    from hvtrace.export.webconfig import Web
+
+    server.web = Web(web_config, _say) if web_config else None
+    source = RemoteSource(connection)
+    collector = SourceCollector(source, _say, limits, partial(own, server.refused))
+
+    def metrics(accept: str) -> tuple[str, bytes]:
+        answer = render(collector.families(), accept)
+        _trim()
+        return answer
+
+    _say(f"serving {server.url}")
+    asyncio.run(server.serve(metrics, _say))
+
+
+def _write(path: Path, interval: float, open_source: Open, limits: Limits) -> None:
+    """Write the counters to a file, again and again."""
+    from hvtrace.export.collector import SourceCollector
+    from hvtrace.export.formats import render
+    from hvtrace.export.textfile import TextFile
+
+    with TextFile(path) as file, open_source() as source, Interrupts() as interrupts:
+        collector = SourceCollector(source, _say, limits)
+        _say(f"writing {path} every {interval:g} s")
+        problem, due = "", 0.0
+        while not interrupts.wait(POLL_SECONDS if due else 0):
+            if time.monotonic() < due:
+                source.look()
+                continue
+            due = time.monotonic() + interval
+            text = render(collector.families(), "")[1]
+            before, problem = problem, ""
+            try:
+                file.write(text)
+            except OSError as error:
+                problem = f"cannot write {path}: {error.strerror}; what it was before stays"
+            if problem != before:
+                _say(problem or f"{path} is written again")
+            _trim()
+
+
+@contextmanager
+def _measured() -> Iterator[None]:
+    """While the kernel measures all programs: ours, and those of others."""
+    from hvtrace.kernel import bpf
+
+    descriptor = bpf.enable_statistics()
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _trim() -> None:
+    """Give back what a scrape took for a moment: glibc would keep the megabytes."""
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
 
 
 def _say(text: str) -> None:

@@ -107,8 +107,11 @@ class Bounds:
     def apply(self, snapshot: Snapshot) -> Bounded:
         """`snapshot` within the limits. All of its counts are in there."""
         rolled = rollup(snapshot)
-        if len(rolled.trips):
-            self._row_cost = 1 + 2 * _HISTOGRAM
+        if len(rolled.trips) and self._row_cost == 1 + _HISTOGRAM:
+            self._row_cost += _HISTOGRAM
+            for vm in (self._others, *self._vms.values()):
+                self._left -= _VARIANTS * _HISTOGRAM  # may be less than none: nobody new, then
+                vm.spent += _VARIANTS * _HISTOGRAM
         self._admit_vms(rolled.vms)
         own = [i for i, vm in enumerate(rolled.vms) if vm.identity in self._vms]
         vms = tuple(rolled.vms[i] for i in own)

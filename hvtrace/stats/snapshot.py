@@ -167,6 +167,12 @@ def rollup(snapshot: Snapshot, by: tuple[str, ...] = ("vm", "code", "fast", "han
     key. Without "vm", the only VM of the result is EVERY_VM.
     """
     keys = _keys(snapshot.rows, by)
+    vms = snapshot.vms if "vm" in by else (EVERY_VM,)
+    if (keys[1:] > keys[:-1]).all():  # nothing to add up: it was done before
+        rows = snapshot.rows.copy()
+        for name in set(KEY).difference(by):
+            rows[name] = 0
+        return replace(snapshot, vms=vms, rows=rows, statuses=_add_up(snapshot.statuses))
     order = np.argsort(keys, kind="stable")
     keys, rows = keys[order], np.take(snapshot.rows, order)
     first = np.ones(len(rows), dtype=bool)
@@ -183,7 +189,6 @@ def rollup(snapshot: Snapshot, by: tuple[str, ...] = ("vm", "code", "fast", "han
     group[order] = np.cumsum(first) - 1
     statuses = snapshot.statuses.copy()
     statuses["row"] = group[statuses["row"]]
-    vms = snapshot.vms if "vm" in by else (EVERY_VM,)
     return replace(snapshot, vms=vms, rows=out, statuses=_add_up(statuses), trips=trips)
 
 

@@ -1,21 +1,23 @@
-"""The HTTP server: /metrics, and nothing else."""
+"""Listens, and lets in as many clients as there is room for."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
-import threading
-from collections.abc import Iterable
-from socketserver import TCPServer, ThreadingMixIn
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from hvtrace.errors import HvtraceError
+from hvtrace.export.connection import Connection, Shared, Unread
+from hvtrace.export.limits import REASONS, HttpLimits
+from hvtrace.export.render import Metrics
+from hvtrace.export.site import Site
+from hvtrace.export.webconfig import Web
 
-CLIENT_SECONDS = 10
-"""How long a client may keep its thread waiting for the next byte."""
+_BACKLOG = 1024  # of connections that wait to be accepted; beyond it they would wait a second
+_PAUSE_SECONDS = 0.1
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -36,30 +38,51 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 class Server:
-    """Listens from the start, answers once it is entered, and is gone when it is left."""
+    """Listens from the start, and answers while `serve` runs.
 
-    def __init__(self, address: str) -> None:
+    Until then it is a socket and nothing else, so it may be taken through a fork.
+    """
+
+    def __init__(self, address: str, limits: HttpLimits | None = None) -> None:
         """Listen on `address`. Raises HvtraceError where that cannot be."""
         host, port = parse_address(address)
+        self._limits = limits or HttpLimits()
+        self.web: Web | None = None
+        """Set it before `serve`: as the user who serves, who must be able to read its files."""
+        self.refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+        """Clients that were refused or cut off, by reason."""
+        self._connections: set[Connection] = set()
         try:
             found = socket.getaddrinfo(
                 host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
             family, _, _, _, where = found[0]
-            self._http = _HttpServer(family, (str(where[0]), int(where[1])))
+            self._socket = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
+            raise HvtraceError(f"cannot listen on {address}: {error.strerror}") from None
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(where)
+            self._socket.listen(_BACKLOG)
+            self._socket.setblocking(False)
+        except OSError as error:
+            self._socket.close()
             raise HvtraceError(f"cannot listen on {address}: {error.strerror}") from None
 
     @property
     def url(self) -> str:
         """Where the metrics are."""
-        host, port = self._http.server_name, self._http.server_port
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+        host, port = self._socket.getsockname()[:2]
+        scheme = "https" if self.web and self.web.current().tls else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
-    def serve(self, registry: CollectorRegistry) -> None:
-        """Answer from now on, in threads of their own."""
-        self._http.set_app(_only_metrics(make_wsgi_app(registry)))
-        threading.Thread(target=self._http.serve_forever, name="hvtrace-http", daemon=True).start()
+    def fileno(self) -> int:
+        """The descriptor that listens."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._socket.close()
 
     def __enter__(self) -> Server:
         return self
@@ -70,41 +93,62 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._http.get_app() is not None:
-            self._http.shutdown()
-        self._http.server_close()
+        self.close()
 
+    async def serve(self, metrics: Metrics, say: Callable[[str], None]) -> None:
+        """Answer with what `metrics` gives, until cancelled; `say` gets lines for the log."""
+        site = Site(metrics, self.web, self._limits, self.refused, say)
+        unread = Unread(self._limits.unread_bytes, self.refused)
+        shared = Shared(site, self._limits, unread, self.refused)
+        try:
+            while True:
+                accepted, peer = await self._accept()
+                if self._has_room():
+                    one = Connection(accepted, peer, shared)
+                    self._connections.add(one)
+                    one.task.add_done_callback(partial(self._forget, one, say))
+                else:
+                    accepted.close()
+                await asyncio.sleep(0)  # those who are in go on, however many want to come in
+        finally:
+            tasks = [one.task for one in self._connections]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            site.close()
 
-class _HttpServer(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # a slow client does not keep the program from ending
-    request_queue_size = 128
+    async def _accept(self) -> tuple[socket.socket, str]:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, address = await loop.sock_accept(self._socket)
+            except OSError:  # the client has gone again, or we are out of descriptors or memory
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                return accepted, str(address[0])
 
-    def __init__(self, family: int, address: tuple[str, int]) -> None:
-        self.address_family = family
-        super().__init__(address, _Handler)
+    def _has_room(self) -> bool:
+        """Whether one more may come in, now that another may have been sent away for it.
 
-    def server_bind(self) -> None:
-        """Without HTTPServer's search for its own name, which may ask a name server."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.socket.getsockname()[:2]
-        self.setup_environ()
+        That is one we wait for, of the peer who has most of these: first those who never
+        got an answer, and of them the oldest. A scraper elsewhere keeps its place, and one
+        who is quick never is the oldest.
+        """
+        if len(self._connections) < self._limits.connections:
+            return True
+        self.refused["connections"] += 1
+        waiting = [one for one in self._connections if one.waits_for_client]
+        if not waiting:
+            return False
+        of_peer = Counter(one.peer for one in waiting)
+        last = max(waiting, key=lambda one: (of_peer[one.peer], one.answers == 0, -one.since))
+        self._connections.discard(last)
+        last.task.cancel()
+        return True
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away, or never said anything, is no news."""
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = CLIENT_SECONDS
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Scrapes are not worth a line each."""
-
-
-def _only_metrics(metrics: WSGIApplication) -> WSGIApplication:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/metrics":
-            return metrics(environ, start_response)
-        start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"hvtrace exporter: the metrics are at /metrics\n"]
-
-    return app
+    def _forget(
+        self, one: Connection, say: Callable[[str], None], task: asyncio.Task[None]
+    ) -> None:
+        self._connections.discard(one)
+        if not task.cancelled() and (error := task.exception()):
+            say(f"a request failed: {type(error).__name__}: {error}")

@@ -150,7 +150,9 @@ def test_a_vm_that_was_refused_is_refused_for_life():
     """Its counts are in the sum of the others, from which nothing can be taken."""
     first, second = vm("a", 1009), vm("b", 1013)
     exporter = Exporter(vms=1)
-    exporter.scrape(snapshot([row(first, latencies_ns=calls(3)), row(second, latencies_ns=calls(1))]))
+    exporter.scrape(
+        snapshot([row(first, latencies_ns=calls(3)), row(second, latencies_ns=calls(1))])
+    )
     found = exporter.scrape(snapshot([row(second, latencies_ns=calls(5))]))
     assert total(found, CALLS, "other") == total(found, CALLS) == 5
 
@@ -202,6 +204,29 @@ def test_room_comes_back_when_a_vm_has_gone():
         found = exporter.scrape(snapshot([row(vm(f"vm-{pid}", pid), latencies_ns=[5])]))
         assert total(found, CALLS, f"vm-{pid}") == 1
     assert total(found, DROPPED) == 0
+
+
+def test_room_that_comes_back_is_for_newcomers():
+    """What was refused for want of series stays a part of others when a VM leaves room."""
+    old, young = vm("old", 1009, start_time=5), vm("young", 1013, start_time=7)
+    histogram = OCTAVES + 2 + 2
+    of_vm = 1 + 4 * (1 + histogram) + 12
+    two_calls = 2 * (1 + histogram + 12)
+    exporter = Exporter(series=_FIXED + 3 * of_vm + two_calls + 1)  # and one status
+    rows = [
+        row(old, 2, latencies_ns=calls(3), statuses={2: 3}),
+        row(young, 2, latencies_ns=calls(2), statuses={2: 1}),
+        row(young, 3, latencies_ns=calls(1)),
+    ]
+    failures = "hvtrace_hypercall_failures_total"
+    for here in (rows, rows[1:]):
+        found = exporter.scrape(snapshot(here))
+        assert total(found, CALLS, "young", codes.name_of(2)) == 2
+        assert total(found, CALLS, "young", "other") == 1
+        assert total(found, failures, "young", codes.name_of(2), "other") == 1
+        assert (found[DROPPED, "series"], found[DROPPED, "statuses"]) == (1, 1)
+    found = exporter.scrape(snapshot([*rows[1:], row(vm("new", 1019), 3, latencies_ns=calls(5))]))
+    assert total(found, CALLS, "new", codes.name_of(3)) == 5
 
 
 def hostile(all_codes: int) -> Snapshot:

@@ -38,12 +38,8 @@ _CIPHERS = {
 }
 # They cannot be chosen in Go either: all are always there.
 _CIPHERS_13 = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"}
-_CURVES = {
-    "CurveP256": "prime256v1",
-    "CurveP384": "secp384r1",
-    "CurveP521": "secp521r1",
-    "X25519": "X25519",
-}
+# Those that SSLContext.set_ecdh_curve takes; Go has X25519, too.
+_CURVES = {"CurveP256": "prime256v1", "CurveP384": "secp384r1", "CurveP521": "secp521r1"}
 _VERIFIED = {
     "NoClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
@@ -146,11 +142,11 @@ def _set_ciphers(made: ssl.SSLContext, section: Section) -> None:
 
 def _set_curve(made: ssl.SSLContext, section: Section) -> None:
     names = section.texts("curve_preferences")
-    for name in names:
-        if name not in _CURVES:
-            raise HvtraceError(f"curve_preferences: {name} is unknown, give {', '.join(_CURVES)}")
-    if len(names) > 1:
-        raise HvtraceError("curve_preferences: Python can set one, give the one that all shall use")
+    if len(names) > 1 or not _CURVES.keys() >= set(names):
+        raise HvtraceError(
+            f"curve_preferences: Python can set one of {', '.join(_CURVES)};"
+            " without any, X25519 is there, too"
+        )
     if names:
         made.set_ecdh_curve(_CURVES[names[0]])
 

@@ -8,6 +8,7 @@ read again when it, or a file that it names, has changed.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pwd
 import ssl
@@ -82,16 +83,18 @@ class Web:
         """
         self._path, self._say = path, say
         self._stamps: dict[Path, Stamp] = {}
+        self._digests: dict[Path, bytes] = {}
         self._problem = ""
-        self._config = self._load()
+        self._config = Config()
+        self._load()
 
     def current(self) -> Config:
         """What holds now: the file, or what it was before it was broken. Costs a stat a file."""
         if any(_stamp(path) != stamp for path, stamp in self._stamps.items()):
             problem = ""
             try:
-                self._config = self._load()
-            except Exception as error:  # whatever it is, the server goes on
+                self._load()
+            except HvtraceError as error:
                 problem = str(error)
             if problem and problem != self._problem:
                 self._say(f"{problem}; what it was before stays")
@@ -100,12 +103,15 @@ class Web:
             self._problem = problem
         return self._config
 
-    def _load(self) -> Config:
-        self._stamps = {}
+    def _load(self) -> None:
+        before, self._digests, self._stamps = self._digests, {}, {}
         try:
-            return parse(self._read(str(self._path)), self._read_named)
-        except HvtraceError as error:
-            raise HvtraceError(f"web configuration {self._path}: {error}") from None
+            config = parse(self._read(str(self._path)), self._read_named)
+        except Exception as error:  # whatever it is, a server that is there goes on
+            what = str(error) if isinstance(error, HvtraceError) else repr(error)
+            raise HvtraceError(f"web configuration {self._path}: {what}") from None
+        if self._digests != before:  # else it was only touched: connections and rates go on
+            self._config = config
 
     def _read_named(self, name: str) -> bytes:
         """A file that the file names: from where that stands."""
@@ -127,6 +133,7 @@ class Web:
             raise HvtraceError(f"cannot read {path}{who}: {error.strerror}") from None
         if len(content) > _MOST_BYTES:
             raise HvtraceError(f"{path} is larger than 1 MiB")
+        self._digests[path] = hashlib.blake2b(content).digest()
         return content
 
 

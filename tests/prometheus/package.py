@@ -1,4 +1,4 @@
-"""Prometheus as Debian's suites have it: downloaded and unpacked, not installed."""
+"""Prometheus and node_exporter as Debian has them: downloaded and unpacked, not installed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Package:
     version: str  # "2.42.0"
     prometheus: Path
     promtool: Path
+    node_exporter: Path
 
 
 def find(suite: str, progress: Progress) -> Package:
@@ -32,20 +33,21 @@ def find(suite: str, progress: Progress) -> Package:
     folder = cache_folder() / "prometheus"
     root = folder / suite
     with only_one(folder / ".lock", progress):
-        if not (root / "version").exists():
+        if not (root / "usr/bin/prometheus-node-exporter").exists():
             progress.say(f"fetching Prometheus of Debian {suite}")
             with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch:
                 _fetch(suite, Path(scratch), progress)
                 (Path(scratch) / "root").rename(root)
     programs = root / "usr/bin"
     version = (root / "version").read_text().partition("+")[0]
-    return Package(version, programs / "prometheus", programs / "promtool")
+    names = ("prometheus", "promtool", "prometheus-node-exporter")
+    return Package(version, *(programs / name for name in names))
 
 
 def _fetch(suite: str, scratch: Path, progress: Progress) -> None:
     private = apt.PrivateApt(scratch / "apt", suite, apt.archive())
     private.update()
-    wanted = [private.package("prometheus")]
+    wanted = [private.package("prometheus"), private.package("prometheus-node-exporter")]
     if "promtool" in wanted[0].depends:  # since 3.x a package of its own
         wanted.append(private.package("promtool"))
     root = scratch / "root"

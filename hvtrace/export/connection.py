@@ -81,7 +81,7 @@ class Connection:
             await self._serve()
         except TimeoutError:
             self._refused["time"] += 1
-        except OSError:
+        except (OSError, EOFError):
             pass  # the client has gone
         finally:
             self._unread.remove(self)
@@ -101,8 +101,6 @@ class Connection:
             self._refused["malformed"] += 1
             await self._send(refusal.answer)
             await self._close(linger=True)
-        except ssl.SSLEOFError:
-            pass  # the client has gone
         except ssl.SSLError:
             self._refused["tls"] += 1
             await self._close(linger=True)
@@ -141,7 +139,7 @@ class Connection:
                 return None
         async with asyncio.timeout(self._limits.request_seconds):
             request = await self._request()
-        return request if self._site.config.tls is self._context else None
+        return request if request and self._site.config.tls is self._context else None
 
     async def _request(self) -> h11.Request | None:
         """A whole request; None where the client has closed instead. Raises _Refused."""

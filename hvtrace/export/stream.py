@@ -63,7 +63,7 @@ class TlsStream(Stream):
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
 
     async def shake_hands(self) -> None:
-        """Raises ssl.SSLError, of which the client has been told."""
+        """Raises ssl.SSLError, of which the client has been told, or EOFError: it has gone."""
         await self._do(self._tls.do_handshake)
 
     def client_certificate(self) -> dict[str, Any] | None:
@@ -74,7 +74,7 @@ class TlsStream(Stream):
         """What comes next; b"" at the end. Raises ssl.SSLError."""
         try:
             return await self._do(lambda: self._tls.read(_READ_BYTES))
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        except (ssl.SSLZeroReturnError, EOFError):  # with a good-bye, or without
             return b""
 
     async def write(self, data: bytes) -> None:
@@ -101,10 +101,10 @@ class TlsStream(Stream):
             else:
                 await self._flush()
                 return result
-            if data := await super().read():
-                self._in.write(data)
-            else:
-                self._in.write_eof()
+            data = await super().read()
+            if not data:
+                raise EOFError
+            self._in.write(data)
 
     async def _flush(self) -> None:
         if self._out.pending:

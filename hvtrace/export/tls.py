@@ -109,7 +109,11 @@ def _pem(section: Section, read: Callable[[str], bytes], name: str) -> bytes:
     inline, path = section.text(name), section.text(f"{name}_file")
     if inline and path:
         raise HvtraceError(f"{name} and {name}_file are both there: give one of them")
-    return read(path) if path else inline.encode()
+    if not path:
+        return inline.encode()
+    if content := read(path):
+        return content
+    raise HvtraceError(f"{name}_file is empty")
 
 
 def _set_versions(made: ssl.SSLContext, section: Section) -> None:

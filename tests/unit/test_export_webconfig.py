@@ -290,6 +290,11 @@ class TestWhatIsRefused:
             with pytest.raises(HvtraceError, match=r"give a certificate and its key, both in PEM$"):
                 folder.tls()
 
+    def test_an_empty_file(self, folder):
+        (folder.path / "key.pem").write_bytes(b"")
+        with pytest.raises(HvtraceError, match=r"^key_file is empty$"):
+            folder.tls()
+
     def test_a_key_with_a_password_is_no_question_on_the_terminal(self, folder):
         from cryptography.hazmat.primitives import serialization as form
 

@@ -9,7 +9,6 @@ they are pinned with the end of their VM, for until then the maps have to hold a
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,11 +22,12 @@ from numpy.typing import NDArray
 
 from hvtrace.kernel import bpf, features, layout, loader
 from hvtrace.kernel.attachment import Attachment
+from hvtrace.kernel.entries import Entries
 from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
 from hvtrace.kernel.pins import About, Pins
 from hvtrace.kernel.programs import EVENTS, TRIPS, counters
-from hvtrace.kernel.registry import Registry, Thread
+from hvtrace.kernel.registry import Registry
 from hvtrace.kernel.room import SLOTS, threads_for
 from hvtrace.kernel.rows import add_up_vcpus, rows_of, statuses_of, trips_of, vcpus_of
 from hvtrace.kernel.vms import Identities
@@ -37,14 +37,11 @@ from hvtrace.stats.snapshot import (
     Lost,
     Probe,
     Snapshot,
-    Vm,
     concat,
     empty,
     rollup,
     select,
 )
-
-_NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # of start times in /proc
 
 
 def _say(text: str) -> None:
@@ -150,11 +147,8 @@ class LiveSource:
             self._maps.prepare(slots)
         self._attachment = Attachment(loaded.programs, host, say, pins)
         self._registry = Registry(Identities(host.debugfs), keep_ended_seconds)
-        self._vm_of = np.full(threads, -1, dtype=np.int32)  # thread entry -> index of its VM
-        self._vcpu_of = np.full(threads, -1, dtype=np.int32)  # and KVM's number of its vCPU
-        self._ended = np.zeros(threads, dtype=bool)  # collected; kept where all is pinned
+        self._entries = Entries(self._maps, self._registry, remember="exits" in loaded.maps)
         self._vcpu_times = vcpu_times
-        self._vm_by_thread: dict[tuple[int, int], Vm] = {}  # by (tgid, tid); for evidence
         self._final = empty()  # of threads that ended; same VM indices as the registry
 
     def __enter__(self) -> LiveSource:
@@ -204,7 +198,7 @@ class LiveSource:
         where KVM was replaced meanwhile.
         """
         self.look()
-        now = self._read(np.flatnonzero((self._vm_of >= 0) & ~self._ended))
+        now = self._read(self._entries.running())
         calls = self._maps.threads["call"]
         counters = {name: bpf.counters(fd) for name, fd in self.loaded.programs.items()}
         now = replace(
@@ -226,35 +220,27 @@ class LiveSource:
         where KVM was replaced meanwhile.
         """
         self._attachment.follow()
-        # State before tables before slots: a thread that is dead here has written all.
-        state = self._maps.threads["state"].copy()
-        self._resolve(np.flatnonzero((state != layout.FREE) & (self._vm_of < 0)), state)
-        dead = np.flatnonzero((state == layout.DEAD) & ~self._ended)
-        if len(dead):
-            left = self._read(dead)
+        ended = self._entries.look()
+        if len(ended):
+            left = self._read(ended)
             vcpus = self._vcpus(self._final, left)
             self._final = replace(rollup(concat(self._final, left)), vcpus=vcpus)
-            if self._pins:
-                self._ended[dead] = True  # what is added up here ends with this process
+            if self._pins:  # what is added up here ends with this process
+                self._entries.keep(ended)
             else:
-                self._recycle(dead)
-        self._registry.mark_ended(busy=set(self._vm_of[~self._ended].tolist()))
-
-    def _recycle(self, threads: NDArray[np.intp]) -> None:
-        self._maps.recycle(threads)
-        self._vm_of[threads] = -1
-        self._ended[threads] = False
+                self._entries.recycle(ended)
+        self._entries.mark_ended()
 
     def _read(self, threads: NDArray[np.intp]) -> Snapshot:
         """What `threads` (entries of known VMs) have counted."""
         owner, used, slots = self._maps.used_slots(threads)
         statuses = statuses_of(slots, self._maps.more_statuses(slots))
         tid = self._maps.threads["tid"][owner]
-        rows = rows_of(slots, self._vm_of[owner], tid, self.host.interface.in_kernel)
+        rows = rows_of(slots, self._entries.vm_of[owner], tid, self.host.interface.in_kernel)
         found = Snapshot(time.time(), time.monotonic_ns(), (), rows, statuses)
         found = replace(found, trips=trips_of(self._maps.trips(used)))
         if self._vcpu_times:
-            found = replace(found, vcpus=vcpus_of(rows, self._vcpu_of[owner]))
+            found = replace(found, vcpus=vcpus_of(rows, self._entries.vcpu_of[owner]))
         return found
 
     def _vcpus(self, first: Snapshot, second: Snapshot) -> Array:
@@ -264,7 +250,7 @@ class LiveSource:
         found = []
         for key, value in self._maps.exits():
             part = self.host.interface.part(key["type"])
-            vm = self._vm_by_thread.get((key["tgid"], key["tid"]))
+            vm = self._entries.vm_by_thread.get((key["tgid"], key["tid"]))
             if vm is None:  # its first call is not over yet, or began after our look
                 continue
             found.append(
@@ -290,33 +276,10 @@ class LiveSource:
             Probe(name, name in attached, now.runs, now.run_ns) for name, now in counters.items()
         )
 
-    def _resolve(self, new: NDArray[np.intp], state: NDArray[np.uint32]) -> None:
-        """Find out who the threads `new` are."""
-        if not len(new):
-            return
-        began = np.where(state == layout.DEAD, self._maps.process_ns, 0) // _NS_PER_TICK
-        threads = [
-            Thread(
-                *(int(one["tgid"]), int(one["tid"]), one["comm"].decode(errors="replace")),
-                *(int(began[entry]), self._maps.noted(entry)),
-            )
-            for entry, one in zip(new.tolist(), self._maps.threads[new], strict=True)
-        ]
-        found = self._registry.find(threads)
-        self._vm_of[new], self._vcpu_of[new] = zip(*found, strict=True)
-        for entry, thread, (index, vcpu) in zip(new.tolist(), threads, found, strict=True):
-            vm = self._registry.vms[index]
-            if not thread.known:
-                self._maps.note(entry, vm, vcpu)
-            if "exits" in self.loaded.maps:
-                self._vm_by_thread[thread.tgid, thread.tid] = vm
-
     def _expire(self) -> None:
-        moved = self._registry.expire()
+        moved = self._entries.expire()
         if moved is None:
             return
-        self._recycle(np.flatnonzero(self._ended & (moved[self._vm_of] < 0)))
-        self._vm_of = np.where(self._vm_of < 0, self._vm_of, moved[self._vm_of])
         for part in (self._final.rows, self._final.vcpus):
             part["vm"] = moved[part["vm"]]
         final = select(self._final, self._final.rows["vm"] >= 0)

@@ -24,6 +24,7 @@ from tests.bpf.test_clean_end import gone, loaded
 from tests.bpf.tracer import Tracer
 
 FLUSH, POST = 0x02, 0x5C
+PINS = 8 + 4 + 4 + 1  # maps, programs, links, what they are
 HVTRACE = str(Path(sys.executable).with_name("hvtrace"))
 
 
@@ -301,6 +302,16 @@ def test_pins_that_say_nothing_of_themselves(left: Path, text: bytes) -> None:
 def test_killed_before_it_was_finished(left: Path) -> None:
     (left / "hvt_about").unlink()
     begins_again(left, "what is pinned there was never finished")
+
+
+@pytest.mark.parametrize("pinned", [2, 13, PINS])
+def test_killed_while_it_pins(pin: Path, pinned: int) -> None:
+    """Whatever the place: what is half there is of no use, and goes with the next start."""
+    with pytest.raises(EOFError):
+        Tracer(pin, dies_pinning=pinned)
+    assert len(os.listdir(pin)) == pinned - 1
+    begins_again(pin, "what is pinned there was never finished")
+    assert len(os.listdir(pin)) == PINS
 
 
 def test_something_else_in_the_place_of_what_they_say(left: Path) -> None:

@@ -12,11 +12,11 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NoReturn
 
 from hvtrace.errors import HvtraceError
-from hvtrace.kernel import loader
+from hvtrace.kernel import bpf, loader
 from hvtrace.kernel.live import open_source
 from hvtrace.kernel.maps import Maps
 from hvtrace.stats.calls import Call, calls
@@ -27,19 +27,36 @@ class Tracer:
     """Takes and gives what its process does."""
 
     def __init__(
-        self, pin: Path, *, may_load: bool = True, dies_recycling: int = 0, **options: Any
+        self,
+        pin: Path,
+        *,
+        may_load: bool = True,
+        dies_recycling: int = 0,
+        dies_pinning: int = 0,
+        **options: Any,
     ) -> None:
         """Start; `options` are those of `open_source`. Raises HvtraceError as that does.
 
-        `may_load`: whether it may compile and load programs. `dies_recycling`: in which
-        line of Maps.recycle it is to be killed, as they are run.
+        `may_load`: whether it may compile and load programs. It is killed in line
+        `dies_recycling` of Maps.recycle, as they are run, or before it pins something for
+        the `dies_pinning`th time: an EOFError then.
         """
         self._connection, theirs = Pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(theirs, may_load, dies_recycling, {"anyway": True, "pin": pin, **options})
+            if not may_load:
+                loader.load = _refuse  # type: ignore[assignment]
+            if dies_recycling:
+                _die_in(Maps.recycle.__code__, dies_recycling)
+            if dies_pinning:
+                _die_in(bpf.pin.__code__, 2 * dies_pinning - 1)  # it has two lines
+            _serve(theirs, {"anyway": True, "pin": pin, **options})
         theirs.close()
-        error, self.said = self._connection.recv()
+        try:
+            error, self.said = self._connection.recv()
+        except EOFError:
+            self._reap()
+            raise
         if error:
             self._reap()
             raise HvtraceError(error, self.said)
@@ -76,9 +93,7 @@ class Tracer:
             self.kill()
 
 
-def _serve(
-    parent: Connection, may_load: bool, dies_recycling: int, options: dict[str, Any]
-) -> NoReturn:
+def _serve(parent: Connection, options: dict[str, Any]) -> NoReturn:
     said: list[str] = []
     try:
         # Nothing of the parent's may hold what is tested, kvm.ko above all.
@@ -86,10 +101,6 @@ def _serve(
             if fd > 2 and fd != parent.fileno():
                 with suppress(OSError):
                     os.close(fd)
-        if not may_load:
-            loader.load = _refuse  # type: ignore[assignment]
-        if dies_recycling:
-            _die_in(dies_recycling)
         try:
             source = open_source(say=said.append, **options)
         except HvtraceError as error:
@@ -109,12 +120,13 @@ def _refuse(*_: object) -> NoReturn:
     raise HvtraceError("it wants to compile and load")
 
 
-def _die_in(wanted: int) -> None:
+def _die_in(code: CodeType, wanted: int) -> None:
+    """Be killed before the `wanted`th line of `code` is run, since now."""
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
-        if frame.f_code is not Maps.recycle.__code__:
+        if frame.f_code is not code:
             return None
         lines += event == "line"
         if lines == wanted:

@@ -145,6 +145,37 @@ def test_registry_joins_threads_of_a_vm_and_never_two_processes() -> None:
     assert registry.find([Thread(100, 101, "a")]) == [(1, -1)]  # same pid, another process
 
 
+def test_a_thread_that_ended_is_taken_for_no_other_process_of_its_pid() -> None:
+    """The kernel noted when its process began; the pid has come again since."""
+    started = {100: 5}
+    registry = make_registry(started, 60)
+    found = registry.find([Thread(100, 101, "a"), Thread(100, 77, "old", process_began=3)])
+    assert found == [(0, -1), (1, -1)]
+    new, old = registry.vms
+    assert (old.pid, old.name, old.vmm, old.start_time, old.fd) == (100, "old-100", "old", 3, None)
+    assert new.start_time == 5
+    assert registry.find([Thread(100, 78, "b", process_began=5)]) == [(0, -1)]  # it is this one
+    del started[100]
+    assert registry.find([Thread(100, 79, "c", process_began=5)]) == [(0, -1)]  # was, and is known
+    assert registry.find([Thread(100, 80, "d", process_began=3)]) == [(1, -1)]
+    assert len(registry.vms) == 2
+
+
+def test_a_thread_that_was_noted_is_not_asked_for() -> None:
+    vm = Vm(100, "win11", "qemu", 3, 13, UUID)
+    registry = make_registry({100: 5}, 60)
+    assert registry.find([Thread(100, 101, "a", 3, (vm, 7))]) == [(0, 7)]
+    assert registry.vms == [vm]
+
+
+def test_a_thread_that_ended_is_not_guessed_between_vms_of_its_process() -> None:
+    registry = make_registry({}, 60)
+    vms = [Vm(100, f"vmm-100#{fd}", "vmm", 3, fd) for fd in (12, 13)]
+    registry.find([Thread(100, 101 + i, "a", 3, (vm, 0)) for i, vm in enumerate(vms)])
+    registry.find([Thread(100, 103, "a", 3)])
+    assert [vm.fd for vm in registry.vms] == [12, 13, None]
+
+
 def test_registry_marks_and_forgets_what_ended() -> None:
     started = {100: 5, 200: 5, 300: 5}
     registry = make_registry(started, -1)

@@ -80,19 +80,23 @@ class Attachment:
         To be called now and then. Raises HvtraceError where the KVM that is back is
         another one, so that the programs may not be right for it.
         """
+        if self._return and self._return.is_over():
+            before, self._return = self._return.calls_before, None
+            if kvm.is_loaded():  # it may have gone once more
+                self._check_it_is_the_same()
+                missed = f"; {before} calls were made before" if before else ""
+                self._say(f"KVM is loaded again{missed}")
         if self._of_kvm() and not self._return and not kvm.is_loaded():
             self._let_go_of_kvm()
             self._say("KVM was unloaded: waiting for it to be loaded again")
             self._return = _Return(self._attach_to_kvm)
-        elif self._return and self._return.is_over():
-            before, self._return = self._return.calls_before, None
-            if _unlike(self._host):
-                self._let_go_of_kvm()
-                raise HvtraceError(
-                    "another KVM was loaded than the one that hvtrace was made for: start it again"
-                )
-            missed = f"; {before} calls were made before" if before else ""
-            self._say(f"KVM is loaded again{missed}")
+
+    def _check_it_is_the_same(self) -> None:
+        if _unlike(self._host):
+            self._let_go_of_kvm()
+            raise HvtraceError(
+                "another KVM was loaded than the one that hvtrace was made for: start it again"
+            )
 
     def _of_kvm(self) -> set[str]:
         return set(self._links) - {_ENDS}

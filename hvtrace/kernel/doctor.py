@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hvtrace.errors import HvtraceError
 from hvtrace.hyperv.interface import Interface
-from hvtrace.kernel import features, kvm
+from hvtrace.kernel import features, kvm, pins
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.programs import counters
 from hvtrace.kernel.shape import choose
@@ -120,5 +120,6 @@ def _useful(host: Features) -> list[Check]:
             if debugfs
             else "not mounted: VMs of one process are not told apart (mount -t debugfs)",
         ),
+        *(Check("pinned", True, False, f"{it}: counts, and holds kvm.ko") for it in pins.folders()),
         Check("XMM output", True, False, host.interface.words),
     ]

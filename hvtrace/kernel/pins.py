@@ -25,8 +25,9 @@ from hvtrace.errors import HvtraceError
 from hvtrace.kernel import bpf, layout
 from hvtrace.kernel.features import Features
 from hvtrace.kernel.loader import Loaded
-from hvtrace.kernel.programs import Job
+from hvtrace.kernel.programs import EVENTS, Job
 
+_USUAL = Path("/sys/fs/bpf")
 _BPFFS_MAGIC = 0xCAFE4A11  # include/uapi/linux/magic.h
 _ABOUT, _ABOUT_BYTES = "hvt_about", 4096
 _LINK = "hvt_link_"
@@ -170,6 +171,9 @@ class Pins:
         found: dict[str, dict[str, int]] = {"program": {}, "map": {}}
         wanted = [("program", one.name) for one in job.programs]
         wanted += [("map", name) for name in (*job.maps, _IDENTITIES)]
+        # KVM's links may have been let go of; without this one, threads have ended unseen.
+        if _LINK + EVENTS[0] not in self.names():
+            return None
         try:
             for kind, name in wanted:
                 found[kind][name] = bpf.pinned(self.folder / f"hvt_{kind}_{name}")
@@ -229,6 +233,11 @@ class Pins:
             raise HvtraceError(f"cannot pin {self.folder / name}: {error.strerror}") from None
 
 
+def folders() -> list[Path]:
+    """Where counting outlives its process, if it is where others pin things, too."""
+    return sorted(about.parent for about in _USUAL.glob(f"*/{_ABOUT}"))
+
+
 def unpin(folder: Path) -> int:
     """Remove all that an hvtrace has pinned in `folder`: how much it was. Raises HvtraceError."""
     with Pins(folder, make=False) as pins:
@@ -243,8 +252,8 @@ def _locked(folder: Path, make: bool) -> int:
     """The descriptor that holds the lock. Raises OSError, HvtraceError."""
     if not _is_bpffs(folder if folder.exists() else folder.parent):
         raise HvtraceError(
-            f"{folder} is not in a BPF file system: name a folder in /sys/fs/bpf"
-            " (where nothing is mounted: mount -t bpf bpf /sys/fs/bpf)"
+            f"{folder} is not in a BPF file system: name a folder in {_USUAL}"
+            f" (where nothing is mounted: mount -t bpf bpf {_USUAL})"
         )
     while True:
         if make:

@@ -197,9 +197,11 @@ def test_room_comes_back_with_the_end_of_a_vm(pin: Path) -> None:
     for i in range(5):
         with Tracer(pin, slots=5, keep_ended_seconds=-1, may_load=not i) as tracer:
             for _ in range(3):
-                with vmm(pin, 7, tracer.snapshot):
+                with vmm(pin, 7, tracer.snapshot) as pid:
                     pass
-                assert total(tracer) == 7
+                snapshot = tracer.snapshot()
+                assert [vm.pid for vm in snapshot.vms] == [pid]
+                assert completed(snapshot.rows).tolist() == [7]
                 assert total(tracer) == 0
             assert tracer.snapshot().lost.no_slot == 0
             tracer.kill()
@@ -314,6 +316,24 @@ def test_killed_while_it_pins(pin: Path, pinned: int) -> None:
     assert len(os.listdir(pin)) == PINS
 
 
+@pytest.mark.parametrize("removed", [1, 3])
+def test_killed_while_it_removes(left: Path, removed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink, done = Path.unlink, []
+
+    def remove(path: Path) -> None:
+        if len(done) == removed:
+            raise KeyboardInterrupt
+        done.append(path)
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", remove)
+    with pytest.raises(KeyboardInterrupt):
+        unpin(left)
+    monkeypatch.undo()
+    assert len(os.listdir(left)) == PINS - removed
+    begins_again(left, "what is pinned there was never finished")
+
+
 def test_something_else_in_the_place_of_what_they_say(left: Path) -> None:
     (left / "hvt_about").unlink()
     program = bpf.pinned(left / f"hvt_program_{EVENTS[0]}")
@@ -322,7 +342,9 @@ def test_something_else_in_the_place_of_what_they_say(left: Path) -> None:
     begins_again(left, "what is pinned there was never finished")
 
 
-@pytest.mark.parametrize("name", ["hvt_map_slots", "hvt_program_kvm_hv_hypercall"])
+@pytest.mark.parametrize(
+    "name", ["hvt_map_slots", "hvt_program_kvm_hv_hypercall", f"hvt_link_{EVENTS[0]}"]
+)
 def test_a_part_is_gone(left: Path, name: str) -> None:
     (left / name).unlink()
     begins_again(left, "a part of it is gone")

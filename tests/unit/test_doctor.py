@@ -47,6 +47,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setattr(doctor.features, name, value)
     monkeypatch.setattr(doctor, "choose", lambda release, formats: shape.raw())
     monkeypatch.setattr(doctor, "counters", lambda *_, **__: Loaded())
+    monkeypatch.setattr(doctor.pins, "_USUAL", tmp_path / "bpf")
     monkeypatch.setattr(doctor.kvm, "is_loaded", lambda: True)
     monkeypatch.setattr(doctor.kvm, "has_hyperv", lambda: True)
     monkeypatch.setattr(doctor.platform, "release", lambda: "6.12.0-fake")
@@ -79,6 +80,15 @@ def test_a_good_host() -> None:
     assert " NO " not in result.stdout
     assert "this KVM cannot return output in registers" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("host")
+def test_what_is_pinned_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bpf" / "mine").mkdir(parents=True)
+    assert "pinned" not in checks()
+    (tmp_path / "bpf" / "mine" / "hvt_about").touch()
+    assert checks()["pinned"]
+    assert "holds kvm.ko" in run().stdout
 
 
 @pytest.mark.usefixtures("host")

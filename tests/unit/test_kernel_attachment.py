@@ -143,6 +143,82 @@ def test_it_attaches_when_kvm_is_back_and_is_not_asked_for_it(kernel, attached, 
     assert attached.attached == {*EVENTS}
 
 
+def test_it_comes_and_goes_between_two_looks(kernel, attached, said):
+    kernel.unload()
+    attached.follow()
+    kernel.load()
+    deadline = time.monotonic() + 10
+    while len(kernel.attached) < len(EVENTS) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    kernel.unload()
+    kernel.now = RECORD  # what a look at a KVM that has gone would find
+    follow(attached, said, 2)
+    assert said[1] == said[0] == "KVM was unloaded: waiting for it to be loaded again"
+    assert list(kernel.attached.values()) == [EVENTS[0]]
+    kernel.now = RAW
+    kernel.load()
+    follow(attached, said, 3)
+    assert attached.attached == {*EVENTS}
+
+
+class Pins:
+    """A stand-in for kernel.pins.Pins: names, and descriptors that it was given."""
+
+    def __init__(self, **links: int) -> None:
+        self.pinned = links
+
+    def links(self) -> dict[str, int]:
+        return {name: os.dup(fd) for name, fd in self.pinned.items()}
+
+    def hold(self, program: str, link: int) -> None:
+        self.pinned[program] = link
+
+    def let_go(self, program: str) -> None:
+        self.pinned.pop(program, None)
+
+
+def test_links_are_pinned_and_let_go_of_with_kvm(kernel, said):
+    pins = Pins()
+    one = Attachment(PROGRAMS, RAW, said.append, pins)  # type: ignore[arg-type]
+    one.attach()
+    assert pins.pinned.keys() == {*EVENTS}
+    kernel.unload()
+    one.follow()
+    assert pins.pinned.keys() == {EVENTS[0]}
+    kernel.load()
+    follow(one, said, 2)
+    assert pins.pinned.keys() == {*EVENTS}
+    one.detach()
+    assert pins.pinned.keys() == {*EVENTS}
+    assert kernel.attached == {}
+
+
+def test_another_kvm_is_not_left_pinned(kernel, said):
+    pins = Pins()
+    one = Attachment(PROGRAMS, RAW, said.append, pins)  # type: ignore[arg-type]
+    one.attach()
+    kernel.unload()
+    one.follow()
+    kernel.now = RECORD
+    kernel.load()
+    with pytest.raises(HvtraceError, match="another KVM"):
+        follow(one, said, 2)
+    assert pins.pinned.keys() == {EVENTS[0]}
+    one.detach()
+
+
+@pytest.mark.parametrize("there", [EVENTS, EVENTS[:1], EVENTS[:3]])
+def test_what_is_pinned_is_not_attached_again(kernel, said, there):
+    null = os.open("/dev/null", os.O_RDONLY)
+    one = Attachment(PROGRAMS, RAW, said.append, Pins(**dict.fromkeys(there, null)))  # type: ignore[arg-type]
+    one.attach()
+    assert [where for _, where in kernel.links.values()] == [e for e in EVENTS if e not in there]
+    assert one.attached == {*EVENTS}
+    assert len(said) == (there != EVENTS)
+    one.detach()
+    os.close(null)
+
+
 def test_calls_that_came_before_are_said(kernel, attached, said):
     kernel.unload()
     attached.follow()

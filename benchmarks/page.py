@@ -118,6 +118,7 @@ def page(now: Results, then: Results | None, verdicts: Sequence[Verdict]) -> str
         "verdicts": measures(figures, "verdicts", ["without, ns", "with, ns", "ratio"]),
         "process": subjects(figures, "process"),
         "scale": subjects(figures, "scale"),
+        "scrape": subjects(figures, "scrape"),
         "comparison": comparison(then, now),
         **{kernel: added(now, kernel) for kernel in KERNELS},
     }
@@ -205,6 +206,17 @@ more: each call must be counted, or counted as lost for want of a slot or of a t
 to the last one; else the benchmark ends with an error.
 
 $scale
+
+## A scrape
+
+Of the exporter, from the keeper's rows to the bytes that Prometheus gets: the two real processes
+and what is between them, with a simulated host in the keeper. Between two scrapes the guests call
+for 15 seconds. Milliseconds are the server's CPU time, medians of 15; the first scrape makes the
+templates of all series. Resident memory is the server's after all three formats. What
+prometheus-client's own writer takes for the same bytes is beside it, and what compressing them
+would take. The keeper rolls up a row for each of 16 vCPU threads before.
+
+$scrape
 
 ## Since the last run
 

@@ -38,6 +38,7 @@ _HISTOGRAM = OCTAVES + 2 + 2  # series of one: buckets, count and sum
 _CALL = 3 + len(VERDICTS) + 1  # at most of a (vm, code): counters, verdicts, and other statuses
 _VARIANTS = 4  # (fast, handler) of a code
 _FIXED = 100  # of the host and of the exporter itself
+_BY_CALL = (("vm", "code"), ("unfinished", "reps", "xmm_input", "xmm_output"))
 _OTHER_CODE = -1
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
@@ -67,7 +68,7 @@ class Bounded:
     """
 
     by_variant: Snapshot  # by (vm, code, fast, handler)
-    by_call: Snapshot  # by (vm, code)
+    by_call: Snapshot  # by (vm, code), with the counters of _BY_CALL and statuses alone
     dropped: dict[str, int]  # by limit: what has no series of its own, since the start
 
 
@@ -129,7 +130,7 @@ class Bounds:
             rows["code"][beyond | other] = 0
             self._past.rows["vm"] = 2 * len(own)
             rolled = rollup(concat(self._past, rolled))
-        by_call = rollup(rolled, ("vm", "code"))
+        by_call = rollup(replace(rolled, trips=rolled.trips[:0]), *_BY_CALL)
         return Bounded(
             replace(rolled, vms=vms, vcpus=self._bound_vcpus(rolled.vcpus, place, of)),
             self._bound_statuses(by_call, [*of, *of, self._others]),
@@ -215,7 +216,7 @@ class Bounds:
         refused: Counter[int] = Counter()
         for i in sorted(range(len(found)), key=lambda i: _order(*found[i])):
             row, status, _ = found[i]
-            vm, code = self._call(by_call.rows[row], of)
+            vm, code = self._call(by_call.rows, row, of)
             admitted = vm.statuses.setdefault(code, set())
             if status in admitted:
                 continue
@@ -227,16 +228,16 @@ class Bounds:
             else:
                 admitted.add(status)
         for row, count in refused.items():
-            vm, code = self._call(by_call.rows[row], of)
+            vm, code = self._call(by_call.rows, row, of)
             self._drop(vm, "statuses", ("statuses", code), count)
         bounded = replace(by_call, statuses=failed)
-        return rollup(bounded, ("vm", "code")) if refused else bounded
+        return rollup(bounded, *_BY_CALL) if refused else bounded
 
     @staticmethod
-    def _call(row: np.void, of: Sequence[_Vm]) -> tuple[_Vm, int]:
+    def _call(rows: Array, row: int, of: Sequence[_Vm]) -> tuple[_Vm, int]:
         """The VM and the code that a row by (vm, code) is about."""
-        vm = int(row["vm"])
-        return of[vm], int(row["code"]) if vm < len(of) // 2 else _OTHER_CODE
+        vm = int(rows["vm"][row])
+        return of[vm], int(rows["code"][row]) if vm < len(of) // 2 else _OTHER_CODE
 
     def _bound_vcpus(self, vcpus: Array, place: NDArray[np.int32], of: Sequence[_Vm]) -> Array:
         """Those that may have a series; there is no other for them, who would look at it?"""

@@ -78,7 +78,7 @@ class Metrics:
             for vm, code, fast, handler in rows[list(_ROW)].tolist():
                 yield *_call(vm, code, labels), _BOOL[fast], HANDLERS[handler]
 
-        keys = self._kept("variant", (rows[list(_ROW)].tobytes(), labels), make)
+        keys = self._kept("variant", (_columns(rows, _ROW), labels), make)
         yield Family(
             "hvtrace_hypercalls",
             "counter",
@@ -108,7 +108,7 @@ class Metrics:
         def make() -> Iterator[Key]:
             return (_call(vm, code, labels) for vm, code in rows[["vm", "code"]].tolist())
 
-        same = (rows[["vm", "code"]].tobytes(), labels)
+        same = (_columns(rows, ("vm", "code")), labels)
         keys = self._kept("call", same, make)
         for field, about in _OF_A_CALL.items():
             name = f"hvtrace_hypercall_{field}"
@@ -133,11 +133,16 @@ class Metrics:
             ("vm", "code", "status"),
             self._kept(
                 "status",
-                (same, failed[["row", "status"]].tobytes()),
+                (same, _columns(failed, ("row", "status"))),
                 lambda: ((*keys[i], _status(s)) for i, s, _ in failed.tolist()),
             ),
             failed["count"].tolist(),
         )
+
+
+def _columns(rows: Array, names: Sequence[str]) -> list[bytes]:
+    """What these fields are, to compare; of several at once numpy gives the others, too."""
+    return [rows[name].tobytes() for name in names]
 
 
 def _call(vm: int, code: int, labels: Sequence[str]) -> Key:

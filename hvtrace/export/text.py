@@ -20,24 +20,26 @@ _TYPES = {"info": "gauge"}  # what 0.0.4 calls it
 
 def prometheus(families: Iterable[Family]) -> bytes:
     """Text format 0.0.4 (and 1.0.0, which differs in what names may be made of)."""
-    parts, numbers = [], _Numbers().__getitem__
+    parts: list[bytes] = []
+    numbers = _Numbers().__getitem__
     for family in families:
         about = family.help.replace("\\", r"\\").replace("\n", r"\n")
         kind = _TYPES.get(family.type, family.type)
         parts.append(f"# HELP {family.sample} {about}\n# TYPE {family.sample} {kind}\n".encode())
-        parts.append(_series(family, numbers))
+        parts += _series(family, numbers)
     return b"".join(parts)
 
 
 def openmetrics(families: Iterable[Family]) -> bytes:
     """OpenMetrics 1.0: the same series, told otherwise."""
-    parts, numbers = [], _Numbers().__getitem__
+    parts: list[bytes] = []
+    numbers = _Numbers().__getitem__
     for family in families:
         name = family.name
         unit = f"# UNIT {name} {family.unit}\n" if family.unit else ""
         about = f"# HELP {name} {_escape(family.help)}\n# TYPE {name} {family.type}\n{unit}"
         parts.append(about.encode())
-        parts.append(_series(family, numbers))
+        parts += _series(family, numbers)
     parts.append(b"# EOF\n")
     return b"".join(parts)
 
@@ -65,23 +67,21 @@ def _number(number: float) -> str:
     return f"{digits[0]}.{digits[1:]}".rstrip("0.") + f"e+{len(digits) - 1:02d}"
 
 
-def _series(family: Family, numbers: Callable[[float], bytes]) -> bytes:
-    """The lines of all series."""
+def _series(family: Family, numbers: Callable[[float], bytes]) -> list[bytes]:
+    """The lines of each series."""
     if family.type == "histogram":
         return _histograms(family, numbers)
     lines = zip(made(family, _templates), family.values, strict=True)
-    return b"".join([template % numbers(value) for template, value in lines])
+    return [template % numbers(value) for template, value in lines]
 
 
-def _histograms(family: Family, numbers: Callable[[float], bytes]) -> bytes:
+def _histograms(family: Family, numbers: Callable[[float], bytes]) -> list[bytes]:
     cumulative = np.cumsum(family.buckets, axis=1, dtype=np.uint64).tolist()
     series = zip(made(family, _histogram_templates), cumulative, family.values, strict=True)
-    return b"".join(
-        [
-            template % (*map(numbers, counts), numbers(counts[-1]), numbers(total))
-            for template, counts, total in series
-        ]
-    )
+    return [
+        template % (*map(numbers, counts), numbers(counts[-1]), numbers(total))
+        for template, counts, total in series
+    ]
 
 
 def _templates(family: Family) -> list[bytes]:

@@ -160,36 +160,43 @@ def concat(first: Snapshot, second: Snapshot) -> Snapshot:
     )
 
 
-def rollup(snapshot: Snapshot, by: tuple[str, ...] = ("vm", "code", "fast", "handler")) -> Snapshot:
+def rollup(
+    snapshot: Snapshot,
+    by: tuple[str, ...] = ("vm", "code", "fast", "handler"),
+    sums: tuple[str, ...] = SUMS,
+) -> Snapshot:
     """Add up all rows that agree in the key fields `by` (a subset of KEY).
 
     Fields of KEY outside `by` are 0 in the result; its rows are sorted by the
-    key. Without "vm", the only VM of the result is EVERY_VM.
+    key. Without "vm", the only VM of the result is EVERY_VM. Of the counters
+    only those of `sums` can be relied on.
     """
-    keys = _keys(snapshot.rows, by)
+    keys, rows, trips = _keys(snapshot.rows, by), snapshot.rows, snapshot.trips
     vms = snapshot.vms if "vm" in by else (EVERY_VM,)
     if (keys[1:] > keys[:-1]).all():  # nothing to add up: it was done before
-        rows = snapshot.rows.copy()
+        rows = rows.copy()
         for name in set(KEY).difference(by):
             rows[name] = 0
         return replace(snapshot, vms=vms, rows=rows, statuses=_add_up(snapshot.statuses))
     order = np.argsort(keys, kind="stable")
-    keys, rows = keys[order], np.take(snapshot.rows, order)
+    if (keys[1:] < keys[:-1]).any():
+        keys, rows = keys[order], np.take(rows, order)
+        trips = np.take(trips, order) if len(trips) else trips
     first = np.ones(len(rows), dtype=bool)
     first[1:] = keys[1:] != keys[:-1]
     starts = np.flatnonzero(first)
     out = np.zeros(len(starts), dtype=ROW)
     for name in by:
         out[name] = rows[name][starts]
-    _reduce(rows, starts, SUMS, out)
-    trips = np.zeros(len(starts) if len(snapshot.trips) else 0, dtype=TRIP)
+    _reduce(rows, starts, sums, out)
+    out_trips = np.zeros(len(starts) if len(trips) else 0, dtype=TRIP)
     if len(trips):
-        _reduce(np.take(snapshot.trips, order), starts, TRIP_SUMS, trips)
+        _reduce(trips, starts, TRIP_SUMS, out_trips)
     group = np.empty(len(rows), dtype=np.intp)
     group[order] = np.cumsum(first) - 1
     statuses = snapshot.statuses.copy()
     statuses["row"] = group[statuses["row"]]
-    return replace(snapshot, vms=vms, rows=out, statuses=_add_up(statuses), trips=trips)
+    return replace(snapshot, vms=vms, rows=out, statuses=_add_up(statuses), trips=out_trips)
 
 
 def _reduce(rows: Array, starts: NDArray[np.intp], sums: tuple[str, ...], out: Array) -> None:

@@ -32,6 +32,8 @@ def run(date: str = "2026-11-22", scale: float = 1.0, **machine: str) -> Results
     figures["process/hvtrace exporter/resident, MiB"] = 40.0
     figures["process/hvtrace exporter/scrape, ms"] = 7.0
     figures["scale/1000 threads x 16 calls/snapshot, ms"] = 9.5
+    figures["scrape/100 VMs x 10 calls/text, ms"] = 23.0
+    figures["scrape/500 VMs x 10 calls/text, ms"] = 131.0
     return Results(date, {"CPU": "one", **machine}, figures)
 
 
@@ -71,6 +73,12 @@ def test_measures_that_only_one_command_has_leave_a_gap() -> None:
     assert "| process | hvtrace stat | hvtrace exporter |" in lines
     assert "| resident, MiB | 50.0 | 40.0 |" in lines
     assert "| scrape, ms |  | 7.000 |" in lines
+
+
+def test_scrapes() -> None:
+    lines = text().splitlines()
+    assert "| scrape | 100 VMs x 10 calls | 500 VMs x 10 calls |" in lines
+    assert "| text, ms | 23.0 | 131 |" in lines
 
 
 def test_kernel_memory_is_shown_as_a_whole() -> None:

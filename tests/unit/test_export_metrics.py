@@ -22,7 +22,7 @@ from samples import FakeSource, row, snapshot, vm
 
 from hvtrace import __version__
 from hvtrace.export.collector import SourceCollector
-from hvtrace.export.families import Family
+from hvtrace.export.families import Family, Keys
 from hvtrace.export.formats import render
 from hvtrace.export.metrics import code_label
 from hvtrace.hyperv.codes import CODES, name_of
@@ -167,6 +167,27 @@ def test_vms_are_described():
             "uuid": "",
         },
     ]
+
+
+def keys_of(collector, snap) -> dict[str, Keys]:
+    collector._source.left = [snap]
+    return {f.name: f.keys for f in collector.families() if isinstance(f.keys, Keys)}
+
+
+def test_keys_stay_while_only_counts_change():
+    """And with them all that encoders have made of them."""
+    names = dict(code=2, statuses={5: 1})
+    collector = SourceCollector(FakeSource(snapshot()), print)
+    first = keys_of(collector, snapshot([row(latencies_ns=[700] * 3, **names)]))
+    more = row(latencies_ns=[901] * 7, unfinished=2, reps=11, xmm_input=5, **names)
+    second = keys_of(collector, snapshot([more]))
+    assert len(first) == 7
+    assert all(second[name] is first[name] for name in first)
+    third = keys_of(collector, snapshot([more, row(code=3, latencies_ns=[5])]))
+    assert not any(third[name] is first[name] for name in first)
+    assert [key[1] for key in third["hvtrace_hypercalls"]] == [name_of(2), name_of(3)]
+    moved = snapshot([row("b", latencies_ns=[901] * 7, **names)], vms=[vm("b", 1013)])
+    assert keys_of(collector, moved)["hvtrace_hypercall_failures"][0][0] == "b"
 
 
 def test_time_of_vcpus():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,10 @@ from hvtrace.export.render import Metrics
 from hvtrace.export.site import Site
 from hvtrace.export.webconfig import Web
 
-_BACKLOG = 1024  # of connections that wait to be accepted; beyond it they would wait a second
+_BACKLOG = 4096  # connections that wait to be let in; those beyond try again after a second
+# Who is in goes on between so many who come in: with fewer, a flood of requests would keep others
+# out; with more, a flood of connections would push out those who have just come.
+_AT_ONCE = 8
 _PAUSE_SECONDS = 0.1
 
 
@@ -101,7 +105,7 @@ class Server:
         unread = Unread(self._limits.unread_bytes, self.refused)
         shared = Shared(site, self._limits, unread, self.refused)
         try:
-            while True:
+            for count in itertools.count(1):
                 accepted, peer = await self._accept()
                 if self._has_room():
                     one = Connection(accepted, peer, shared)
@@ -109,7 +113,8 @@ class Server:
                     one.task.add_done_callback(partial(self._forget, one, say))
                 else:
                     accepted.close()
-                await asyncio.sleep(0)  # those who are in go on, however many want to come in
+                if count % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
         finally:
             tasks = [one.task for one in self._connections]
             for task in tasks:

@@ -102,7 +102,9 @@ class _Child:
         """The answer, its descriptors, and what was printed."""
         with self._answers, self._process:
             _, log = self._process.communicate(job)
-            message, fds, _, _ = socket.recv_fds(self._answers, 65536, 64, socket.MSG_CMSG_CLOEXEC)
+            message, fds, _, _ = socket.recv_fds(self._answers, 65536, 64)
+        for fd in fds:  # Python 3.11 takes flags for this, and forgets them
+            os.set_inheritable(fd, False)
         return message, fds, log
 
     def dismiss(self) -> None:

@@ -137,6 +137,34 @@ def test_a_child_that_was_started_ahead_gets_the_first_job(monkeypatch, tmp_path
     assert answers[1][1] == "b"
 
 
+GIVE = """
+import json, os, socket, sys
+sys.stdin.read()
+answer_to = socket.socket(fileno=int(sys.argv[1]))
+socket.send_fds(answer_to, [b'{"ok": true}'], [os.open("/dev/null", os.O_RDONLY)])
+"""
+
+
+def test_descriptors_are_not_for_programs_that_we_start(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(GIVE)
+    monkeypatch.setattr(loader, "_CHILD", tmp_path / "child.py")
+    _, [fd] = loader._run_child(sys.executable, "{}")
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+def test_a_child_is_dismissed_where_nothing_is_to_be_loaded(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text("import sys; sys.stdin.read()")
+    monkeypatch.setattr(loader, "_CHILD", tmp_path / "child.py")
+    loader.start_ahead()
+    pid = loader._ahead[sys.executable]._process.pid
+    assert is_alive(pid)
+    for _ in range(2):
+        loader.dismiss_ahead()
+        assert not is_alive(pid)
+    assert loader._ahead == {}
+
+
 def is_alive(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -167,6 +195,8 @@ def test_a_child_without_a_job_ends_with_its_parent() -> None:
     [
         (["stat", "--no-such-option"], 1),
         (["exporter", "--no-such-option"], 1),
+        (["exporter", "--no-such-option", "--pin", "/sys/fs/bpf/x"], 0),
+        (["exporter", "--no-such-option", "--pin=/sys/fs/bpf/x"], 0),
         (["stat", "--help"], 0),
         (["explain", "2"], 0),
         (["--help"], 0),

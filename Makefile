@@ -24,7 +24,7 @@ SHELL_FILES := .ci/run tests/get-promtool hvtrace/lab/init.sh hvtrace/lab/inside
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: help setup setup-dev demo test lint test-unit test-bpf test-vm vm bench format clean
+.PHONY: help setup setup-dev demo test lint test-unit test-bpf test-prometheus test-vm vm bench format clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,7 +36,7 @@ setup-dev: .venv/.ready-dev ## and what the tests need
 demo: setup ## guests and hvtrace top, on this KVM or in a VM (KERNEL=bookworm|trixie|sid)
 	@$(BIN)/hvtrace demo $(if $(KERNEL),--kernel $(KERNEL))
 
-test: lint test-unit test-bpf test-vm ## everything below, up to the first failure
+test: lint test-unit test-bpf test-prometheus test-vm ## everything below, up to the first failure
 	@echo "make test: all good"
 
 lint: setup-dev ## ruff, mypy --strict, clang-format, shellcheck
@@ -51,6 +51,9 @@ test-unit: setup-dev ## pure tests: no privilege, no kernel
 
 test-bpf: setup-dev ## the BPF programs, loaded and run on this kernel (root)
 	$(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/bpf
+
+test-prometheus: setup-dev ## Debian's Prometheus 2.42 and 3 scrape an exporter in a VM
+	$(PYTEST) tests/prometheus
 
 test-vm: setup-dev ## real hypercalls in VMs: six kernels, three user spaces (KERNEL=..., ROOT=...)
 	$(BIN)/python -m tests.in_lab $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT))

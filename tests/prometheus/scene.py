@@ -115,6 +115,7 @@ def set_up(folder: Path) -> Iterator[Scene]:
     machine = _Machine(share, port, progress)
     base = CONFIG.format(rules=RULES)
     job = JOB.format(job="hvtrace", port=port)
+    machine.wait_for("serving")
     both = f"{base}{job}{JOB.format(job='text', port=port)}{TEXT_ONLY}"
     with ExitStack() as stack:
         servers = {
@@ -125,7 +126,6 @@ def set_up(folder: Path) -> Iterator[Scene]:
                 ("3", new, both, (NATIVE,)),
             )
         }
-        machine.wait_for("serving")
         _wait_for_scrapes(servers, 1)
         (share / "scraped").touch()
         ledgers = json.loads(machine.wait_for("ledgers.json").read_text())

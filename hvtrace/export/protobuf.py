@@ -152,13 +152,12 @@ def _classic(cumulative: Counts) -> tuple[Bytes, Mask]:
     """
     counts, there = _varints(cumulative)
     rows, bounds, width = counts.shape
-    data = np.empty((rows, bounds, width + 12), dtype=np.uint8)
-    data[..., 0] = 0x1A
+    one = np.zeros((bounds, width + 12), dtype=np.uint8)
+    one[:, 0], one[:, 2], one[:, 3 + width] = 0x1A, 0x08, 0x11
+    one[:, 4 + width :] = np.array(OCTAVE_UPPER_SECONDS[:-1]).view(np.uint8).reshape(bounds, 8)
+    data = np.repeat(one[None], rows, axis=0)
     data[..., 1] = there.sum(axis=2) + 10
-    data[..., 2] = 0x08
     data[..., 3 : 3 + width] = counts
-    data[..., 3 + width] = 0x11
-    data[..., 4 + width :] = np.array(OCTAVE_UPPER_SECONDS[:-1]).view(np.uint8).reshape(bounds, 8)
     mask = np.ones(data.shape, dtype=bool)
     mask[..., 3 : 3 + width] = there
     return data, mask

@@ -17,7 +17,7 @@ from hvtrace.export.bounds import _FIXED, Bounds, Limits
 from hvtrace.export.collector import SourceCollector
 from hvtrace.hyperv import codes
 from hvtrace.stats.histogram import OCTAVES
-from hvtrace.stats.snapshot import HANDLERS, ROW, VCPU, Snapshot
+from hvtrace.stats.snapshot import HANDLERS, ROW, STATUS, VCPU, Snapshot
 
 CALLS = "hvtrace_hypercalls_total"
 DROPPED = "hvtrace_series_dropped_total"
@@ -62,22 +62,24 @@ def calls(count: int) -> list[int]:
 
 
 def test_a_big_host_is_not_touched():
-    """500 VMs of 10 calls each, with round trips and failures: nothing is called other."""
-    rows = np.zeros(5000, dtype=ROW)
-    rows["vm"], rows["code"] = np.repeat(np.arange(500), 10), np.tile(sorted(codes.CODES)[:10], 500)
+    """500 VMs of 10 calls each, two of them in two variants, with round trips and failures."""
+    rows = np.zeros(6000, dtype=ROW)
+    rows["vm"] = np.repeat(np.arange(500), 12)
+    rows["code"] = np.tile(sorted([*codes.CODES][:10] + [*codes.CODES][:2]), 500)
+    rows["fast"] = np.tile([0, 1, 0, 1, *[0] * 8], 500)
     rows["buckets"][:, 7] = 3
-    one = snapshot([row(latencies_ns=[700], statuses={5: 1}, trips_ns=[911])])
-    snap = replace(
-        one,
-        vms=tuple(vm(f"vm-{i}", pid=1000 + i) for i in range(500)),
-        rows=rows,
-        trips=np.repeat(one.trips, 5000),
-    )
+    one = snapshot([row(latencies_ns=[700], trips_ns=[911])])
+    failed = np.zeros(6000, dtype=STATUS)
+    failed["row"], failed["status"], failed["count"] = np.arange(6000), 5, 1
+    vms = tuple(vm(f"vm-{i}", pid=1000 + i) for i in range(500))
     exporter = Exporter()
-    found = exporter.scrape(snap)
-    assert total(found, DROPPED) == 0
-    assert not any("other" in series for series in found)
-    assert len([series for series in found if series[0] == CALLS]) == 5000
+    exporter.source.left = [
+        replace(one, vms=vms, rows=rows, trips=np.repeat(one.trips, 6000), statuses=failed)
+    ]
+    found = {family.sample: family for family in exporter.collector.families()}
+    assert sum(found[DROPPED].values) == 0
+    assert len(found[CALLS].keys) == 6000
+    assert not any("other" in key for family in found.values() for key in family.keys)
 
 
 def test_codes_beyond_the_limit():

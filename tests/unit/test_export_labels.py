@@ -63,6 +63,31 @@ def test_two_vms_that_ended_do_not_swap_names():
     assert labels.assign([first, late]) == ["win11", "win11-1013"]
 
 
+@pytest.mark.parametrize("name", ["win11", "other-name"])
+def test_a_pid_that_comes_again_is_another_vm(name):
+    """Told by the start time, whatever else is the same: two labels while both are shown."""
+    old, new = vm("win11", 1009, start_time=5, ended=True), vm(name, 1009, start_time=7)
+    labels = VmLabels()
+    assert labels.assign([old]) == ["win11"]
+    both = labels.assign([old, new])
+    assert both == (["win11-1009", "win11"] if name == "win11" else ["win11", name])
+    assert labels.assign([new, old]) == both[::-1]
+
+
+def test_a_descriptor_of_another_vm_in_one_process():
+    first, second = (vm("x", 1009, fd=fd, start_time=5) for fd in (11, 13))
+    labels = VmLabels()
+    labels.assign([first])
+    assert labels.assign([replace(first, ended=True), second]) == ["x-1009", "x"]
+
+
+def test_no_label_is_the_one_for_all_others():
+    assert VmLabels().assign([vm("other", 1009), vm("other-1009", 1013)]) == [
+        "other-1009",
+        "other-1009-1013",
+    ]
+
+
 def test_vms_of_one_process():
     both = [vm("x", 1009, fd=11, start_time=5), vm("x", 1009, fd=13, start_time=5)]
     third = vm("x", 1009, fd=17, start_time=5)

@@ -75,6 +75,10 @@ class Connection:
         self._is_head = False
         self.task = asyncio.create_task(self._run())
 
+    def close(self) -> None:
+        """Once `task` is over: which may have been before it began."""
+        self._socket.close()
+
     async def _run(self) -> None:
         self._stream = await Stream.of(self._socket)
         try:

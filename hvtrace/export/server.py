@@ -155,5 +155,6 @@ class Server:
         self, one: Connection, say: Callable[[str], None], task: asyncio.Task[None]
     ) -> None:
         self._connections.discard(one)
+        one.close()
         if not task.cancelled() and (error := task.exception()):
             say(f"a request failed: {type(error).__name__}: {error}")

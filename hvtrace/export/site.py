@@ -42,7 +42,7 @@ footer {{ margin-top: 2rem; opacity: .7 }}
 <dt><a href="/metrics">/metrics</a></dt>
 <dd>for Prometheus: text, OpenMetrics, or protobuf with native histograms</dd>
 <dt><a href="/-/healthy">/-/healthy</a></dt>
-<dd>that this process answers</dd>
+<dd>says that this process answers; it asks for no counters</dd>
 </dl>
 <footer>hvtrace {__version__}</footer>
 </body>

@@ -33,6 +33,7 @@ class Served:
     """A server that serves."""
 
     server: Server
+    loop: asyncio.AbstractEventLoop
     said: list[str] = field(default_factory=list)
 
     @property
@@ -106,10 +107,10 @@ def serving(
 ) -> Iterator[Served]:
     """Serve until the block is left; then nothing may be left of it."""
     with Server(address, HttpLimits(**limits)) as server:  # type: ignore[arg-type]
-        served = Served(server)
+        loop = asyncio.new_event_loop()
+        served = Served(server, loop)
         if web:
             server.web = Web(web, served.said.append)
-        loop = asyncio.new_event_loop()
         task = loop.create_task(server.serve(metrics, served.said.append))
         thread = threading.Thread(target=lambda: loop.run_until_complete(_quietly(task)))
         thread.start()

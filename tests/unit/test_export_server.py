@@ -435,12 +435,24 @@ class TestBounds:
                 assert everything(good).endswith(b"seven 7\n")
             silent[1].close()
 
+    def test_whom_nobody_has_yet_looked_at_is_hung_up_on_too(self):
+        """Of many who come at once, some go before their task has begun."""
+        with serving(connections=2) as served:
+            go_on = threading.Event()
+            served.loop.call_soon_threadsafe(go_on.wait, LONG)
+            many = [served.connect() for _ in range(7)]
+            go_on.set()
+            for client in many[:5]:
+                assert everything(client) == b""
+            for client in many:
+                client.close()
+
     def test_but_who_comes_alone_keeps_its_place(self):
         """One machine that opens many connections pushes out its own."""
         with serving(address="[::]:0", connections=4) as served:
-            lone = socket.create_connection(("::1", served.server._socket.getsockname()[1]))
+            lone = socket.create_connection(("::1", served.port), timeout=LONG)
             wait_until(lambda: len(served.server._connections) == 1)
-            many = [_local(served) for _ in range(5)]
+            many = [served.connect() for _ in range(5)]
             assert everything(many[0]) == everything(many[1]) == b""
             lone.sendall(GET + BYE)
             assert everything(lone).endswith(b"seven 7\n")
@@ -685,7 +697,3 @@ def _send_on(client: socket.socket, data: bytes, pause: float = 0) -> None:
     while True:
         client.sendall(data)
         time.sleep(pause)
-
-
-def _local(served) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", served.server._socket.getsockname()[1]))

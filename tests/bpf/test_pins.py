@@ -207,7 +207,9 @@ def test_room_comes_back_with_the_end_of_a_vm(pin: Path) -> None:
             tracer.kill()
 
 
-@pytest.mark.parametrize("line", range(1, 18))
+# Of Maps.recycle, in the order that they are run: each but the first is behind one that changes
+# what is pinned.
+@pytest.mark.parametrize("line", [1, 4, 5, 7, 11, 12, 14, 15])
 def test_killed_while_room_is_given_back(pin: Path, line: int) -> None:
     """Some of it may be gone for good; none of it is used twice, and no call is lost."""
     room = 7
@@ -216,14 +218,9 @@ def test_killed_while_room_is_given_back(pin: Path, line: int) -> None:
             calls.calls(23)
         with vmm(pin, 19, tracer.snapshot):
             pass
-        try:
+        with pytest.raises(EOFError):
             tracer.snapshot()
-            tracer.snapshot()
-        except EOFError:
-            tracer.kill()
-        else:
-            assert line > 15, "it has that many lines, or this test is not worth much"
-            return
+        tracer.kill()
     with Tracer(pin, slots=room, keep_ended_seconds=-1, may_load=False) as tracer:
         with guest(pin) as calls:
             assert total(tracer) in (23, 23 + 19)  # of a VM that has ended; it is forgotten now
@@ -295,7 +292,7 @@ def test_programs_of_another_version_go_on(left: Path) -> None:
         assert total(tracer) == 5
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"layout": 4}', b"\xff" * 4096, b"null"])
+@pytest.mark.parametrize("text", [b"", b'{"layout": 4}', b"\xff" * 4096])
 def test_pins_that_say_nothing_of_themselves(left: Path, text: bytes) -> None:
     rewrite(left, lambda _: text)
     begins_again(left, "what is pinned there was never finished")

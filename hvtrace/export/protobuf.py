@@ -6,8 +6,8 @@ A histogram is there twice in the same message. As a native one, of schema 0: it
 (2^(i-1), 2^i], and octaves at powers of two of a second are what the kernel's buckets add up to,
 exactly. The kernel's own four to the octave are linear, the four of schema 2 are logarithmic, so
 no finer schema is exact (and -53, of buckets at will, has no place in this format). As a classic
-one, for those who read protobuf and do not store native histograms: Prometheus drops it where it
-takes the native one, unless it is told to keep both (always_scrape_classic_histograms).
+one, for those who read protobuf and know nothing else, or want both: Prometheus drops it where it
+sees the native one, unless it is told otherwise (always_scrape_classic_histograms).
 """
 
 from __future__ import annotations

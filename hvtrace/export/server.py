@@ -60,8 +60,9 @@ class Server:
             found = socket.getaddrinfo(
                 host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            family, _, _, _, where = found[0]
-            self._socket = socket.socket(family, socket.SOCK_STREAM)
+            family, kind, protocol, _, where = found[0]
+            # Named TCP, or asyncio would not set TCP_NODELAY: 40 ms for each answer by TLS.
+            self._socket = socket.socket(family, kind, protocol)
         except OSError as error:
             raise HvtraceError(f"cannot listen on {address}: {error.strerror}") from None
         try:

@@ -227,6 +227,14 @@ class TestConnections:
                 client.sendall(GET + b"\r\n")
                 assert _one(client).startswith(b"HTTP/1.1 200 ")
 
+    def test_answers_leave_at_once(self, served):
+        """Not when the client has acknowledged what it got before, such as tickets of TLS."""
+        with served.connect() as client:
+            client.sendall(GET + b"\r\n")
+            _one(client)
+            (connection,) = served.server._connections
+            assert connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
     def test_many_requests_at_once_are_answered_in_turn(self, served):
         paths = ["/metrics", "/nothing", "/-/healthy"] * 31
         many = b"".join(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode() for path in paths)

@@ -124,12 +124,12 @@ class Bounds:
         beyond = self._admit_codes(rolled.rows, own, of)
         if other.any() or len(self._last.rows):
             self._keep_past(select(rolled, other))
-        rows = rolled.rows  # a roll-up is our own
-        rows["vm"] = where + len(own) * beyond
-        if beyond.any() or other.any() or len(self._past.rows):
+        if beyond.any() or len(own) < len(rolled.vms) or len(self._past.rows):
+            rows = rolled.rows.copy()
+            rows["vm"] = where + len(own) * beyond
             rows["code"][beyond | other] = 0
             self._past.rows["vm"] = 2 * len(own)
-            rolled = rollup(concat(self._past, rolled))
+            rolled = rollup(concat(self._past, replace(rolled, rows=rows)))
         by_call = rollup(replace(rolled, trips=rolled.trips[:0]), *_BY_CALL)
         return Bounded(
             replace(rolled, vms=vms, vcpus=self._bound_vcpus(rolled.vcpus, place, of)),

@@ -28,7 +28,7 @@ from hvtrace.stats.histogram import MIN_EXP, OCTAVE_UPPER_SECONDS, OCTAVES, Coun
 _TYPES = {"counter": 0, "gauge": 1, "histogram": 4, "info": 1}  # MetricType; an info is a gauge
 # Metric.counter (3) and Metric.gauge (2): a message of one double, the field `value` (1).
 _VALUE = {"counter": b"\x1a\x09\x09", "gauge": b"\x12\x09\x09", "info": b"\x12\x09\x09"}
-_BLOCK = 512  # histograms at once: half a megabyte of them, whatever the whole is
+_BLOCK = 1024  # histograms at once: a megabyte of them, whatever the whole is
 
 _T = TypeVar("_T", bound=np.generic)
 Bytes = NDArray[np.uint8]

@@ -169,14 +169,15 @@ def rollup(
 
     Fields of KEY outside `by` are 0 in the result; its rows are sorted by the
     key. Without "vm", the only VM of the result is EVERY_VM. Of the counters
-    only those of `sums` can be relied on.
+    only those of `sums` can be relied on. It may share rows with `snapshot`.
     """
     keys, rows, trips = _keys(snapshot.rows, by), snapshot.rows, snapshot.trips
     vms = snapshot.vms if "vm" in by else (EVERY_VM,)
     if (keys[1:] > keys[:-1]).all():  # nothing to add up: it was done before
-        rows = rows.copy()
-        for name in set(KEY).difference(by):
-            rows[name] = 0
+        if others := [name for name in KEY if name not in by and rows[name].any()]:
+            rows = rows.copy()
+            for name in others:
+                rows[name] = 0
         return replace(snapshot, vms=vms, rows=rows, statuses=_add_up(snapshot.statuses))
     order = np.argsort(keys, kind="stable")
     if (keys[1:] < keys[:-1]).any():

@@ -168,6 +168,15 @@ def test_a_vm_among_the_others_that_begins_again():
         assert total(exporter.scrape(snapshot(rows)), CALLS, "other") == expected
 
 
+def test_a_vm_beyond_the_limit_that_makes_no_calls():
+    """The rows of those behind it are still theirs."""
+    first, second, third = (
+        vm(name, pid, start_time=pid) for name, pid in zip("abc", (1, 3, 2), strict=True)
+    )
+    snap = snapshot([row(third, latencies_ns=calls(7))], [first, second, third])
+    assert total(Exporter(vms=2).scrape(snap), CALLS, "c") == 7
+
+
 def test_a_vm_whose_name_is_other():
     found = Exporter().scrape(snapshot([row(vm("other", 1009), latencies_ns=calls(3))]))
     assert total(found, CALLS, "other-1009") == 3

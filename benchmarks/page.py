@@ -212,9 +212,9 @@ $scale
 Of the exporter, from the keeper's rows to the bytes that Prometheus gets: the two real processes
 and what is between them, with a simulated host in the keeper. Between two scrapes the guests call
 for 15 seconds. Milliseconds are CPU time, the least of 15, for what disturbs only adds; the first
-scrape makes the templates of all series. Resident memory is the server's after all three formats. What
-prometheus-client's own writer takes for the same bytes is beside it, and what compressing them
-would take. The keeper rolls up a row for each of 16 vCPU threads before.
+scrape makes the templates of all series. Resident memory is the server's after all three formats.
+What prometheus-client's own writer takes for the same bytes is beside it, and what compressing
+them would take. The keeper rolls up a row for each of 16 vCPU threads before.
 
 $scrape
 

@@ -2,8 +2,9 @@
 
 The two processes are the exporter's own, and so is all that is between them; what the keeper holds
 is a simulated host, and the server writes for nobody. Between two scrapes the guests have made
-calls for 15 seconds, so nearly all numbers change. Milliseconds are CPU time, the least of
-several times: what disturbs only adds. The server gets its rows rolled up: what that takes is the keeper's, and a figure of its own.
+calls for 15 seconds, so nearly all numbers change. Milliseconds are CPU time, the least of several
+times: what disturbs only adds. The server gets its rows rolled up: what that takes is the keeper's,
+and a figure of its own.
 """
 
 from __future__ import annotations

@@ -5,26 +5,21 @@ HTTP is served by a process of its own, without privileges (export/keeper.py).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hvtrace.commands.interrupts import Interrupts
 from hvtrace.commands.options import tracing
 from hvtrace.export.bounds import Limits
+from hvtrace.export.own import say, trim
 from hvtrace.stats.snapshot import Source
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from hvtrace.export.server import Server
 
 DEFAULT_LISTEN = "127.0.0.1:10942"
 """A port that neither IANA nor Prometheus' list of exporters gives to anything else."""
@@ -138,47 +133,23 @@ def _serve(
     listen: str, web_config: Path | None, user: str | None, open_source: Open, limits: Limits
 ) -> None:
     """Hold the counters, while another process serves them."""
-    from hvtrace.export import keeper, privileges
+    # All that the front needs, too: as another user it may not be able to read our files.
+    from hvtrace.export import front, keeper, privileges
     from hvtrace.export.server import Server
 
     who = privileges.find_user(user)
     with Server(listen) as server:  # before anything is attached: the port may be taken
-        run = partial(_run_front, server, web_config, limits)
+        run = partial(front.run, server, web_config, limits)
         with (
-            keeper.Front(run, who, (server.fileno(),)) as front,
+            keeper.Front(run, who, (server.fileno(),)) as child,
             open_source() as source,
             Interrupts() as interrupts,
         ):
-            front.begin(source)
-            while not interrupts.wait(POLL_SECONDS, front.fileno()):
-                front.answer(source)
+            child.begin(source)
+            while not interrupts.wait(POLL_SECONDS, child.fileno()):
+                child.answer(source)
                 source.look()
-                _trim()
-
-
-def _run_front(
-    server: Server, web_config: Path | None, limits: Limits, connection: Connection
-) -> None:
-    """What the process without privileges does."""
-    import asyncio
-
-    from hvtrace.export.collector import SourceCollector
-    from hvtrace.export.formats import render
-    from hvtrace.export.keeper import RemoteSource
-    from hvtrace.export.own import own
-    from hvtrace.export.webconfig import Web
-
-    server.web = Web(web_config, _say) if web_config else None
-    source = RemoteSource(connection)
-    collector = SourceCollector(source, _say, limits, partial(own, server.refused))
-
-    def metrics(accept: str) -> tuple[str, bytes]:
-        answer = render(collector.families(), accept)
-        _trim()
-        return answer
-
-    _say(f"serving {server.url}")
-    asyncio.run(server.serve(metrics, _say))
+                trim()
 
 
 def _write(path: Path, interval: float, open_source: Open, limits: Limits) -> None:
@@ -188,8 +159,8 @@ def _write(path: Path, interval: float, open_source: Open, limits: Limits) -> No
     from hvtrace.export.textfile import TextFile
 
     with TextFile(path) as file, open_source() as source, Interrupts() as interrupts:
-        collector = SourceCollector(source, _say, limits)
-        _say(f"writing {path} every {interval:g} s")
+        collector = SourceCollector(source, say, limits)
+        say(f"writing {path} every {interval:g} s")
         problem, due = "", 0.0
         while not interrupts.wait(POLL_SECONDS if due else 0):
             if time.monotonic() < due:
@@ -203,8 +174,8 @@ def _write(path: Path, interval: float, open_source: Open, limits: Limits) -> No
             except OSError as error:
                 problem = f"cannot write {path}: {error.strerror}; what it was before stays"
             if problem != before:
-                _say(problem or f"{path} is written again")
-            _trim()
+                say(problem or f"{path} is written again")
+            trim()
 
 
 @contextmanager
@@ -217,12 +188,3 @@ def _measured() -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _trim() -> None:
-    """Give back what a scrape took for a moment: glibc would keep the megabytes."""
-    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
-
-
-def _say(text: str) -> None:
-    click.echo(f"hvtrace: {text}", err=True)

@@ -1,10 +1,13 @@
-"""What the exporter says of its own two processes."""
+"""The exporter's own two processes: what they say, and what they give back."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
 from prometheus_client import ProcessCollector
 
@@ -27,3 +30,14 @@ def own(refused: Counter[str]) -> Iterator[Family]:
     yield from from_metrics(ProcessCollector(registry=None).collect())
     keeper = ProcessCollector("hvtrace_keeper", os.getppid, registry=None)
     yield from from_metrics(keeper.collect())
+
+
+def say(text: str) -> None:
+    """A line for the log. Who reads it may have gone: that is no reason to end."""
+    with suppress(OSError):
+        print(f"hvtrace: {text}", file=sys.stderr, flush=True)
+
+
+def trim() -> None:
+    """Give back what a scrape took for a moment: glibc would keep the megabytes."""
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)

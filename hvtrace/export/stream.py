@@ -63,7 +63,7 @@ class TlsStream(Stream):
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
 
     async def shake_hands(self) -> None:
-        """Raises ssl.SSLError, of which the client has been told, or EOFError: it has gone."""
+        """Raises ssl.SSLError, of which `end` tells the client, or EOFError: it has gone."""
         await self._do(self._tls.do_handshake)
 
     def client_certificate(self) -> dict[str, Any] | None:
@@ -85,7 +85,7 @@ class TlsStream(Stream):
         """Say that no more will come."""
         with suppress(ssl.SSLError):  # that it has not been said to us
             self._tls.unwrap()
-        await self._flush()
+        await self._flush()  # that, or the alert
         await super().end()
 
     async def _do(self, step: Callable[[], _Result]) -> _Result:
@@ -95,9 +95,6 @@ class TlsStream(Stream):
                 result = step()
             except ssl.SSLWantReadError:
                 await self._flush()
-            except ssl.SSLError:
-                await self._flush()  # the alert
-                raise
             else:
                 await self._flush()
                 return result

@@ -580,8 +580,10 @@ class TestBounds:
 
     def test_those_who_gave_up_leave_no_queue(self):
         go_on = threading.Event()
+        made = []
 
         def metrics(accept):
+            made.append(accept)
             go_on.wait(LONG)
             return TEXT, b"1\n"
 
@@ -589,7 +591,31 @@ class TestBounds:
             for number in range(11):
                 assert served.ask(Accept=str(number))[0].status == 503
             go_on.set()
-            wait_until(lambda: served.ask()[0].status == 200)
+            wait_until(lambda: served.ask(Accept="x")[0].status == 200)
+        assert made[:4] == ["0", "1", "2", "3"]
+        assert set(made[4:]) == {"x"}
+
+    def test_who_gives_up_takes_nothing_from_who_shares(self):
+        go_on = threading.Event()
+
+        def metrics(accept):
+            go_on.wait(LONG)
+            return TEXT, b"1\n"
+
+        def busy(count):
+            states = [one.waits_for_client for one in served.server._connections]
+            return states.count(False) == count
+
+        with serving(metrics, answer_seconds=0.2) as served:
+            clients = [served.connect() for _ in range(3)]
+            for count, (client, accept) in enumerate(zip(clients, b"abb", strict=True), 1):
+                client.sendall(GET + b"Accept: %c\r\n" % accept + BYE)
+                wait_until(lambda count=count: busy(count))
+                time.sleep(0.05)
+            assert everything(clients[1]).startswith(b"HTTP/1.1 503 ")
+            go_on.set()
+            assert everything(clients[2]).endswith(b"\n1\n")
+            clients[0].close()
 
     def test_all_reasons_are_there_from_the_start(self):
         with Server("127.0.0.1:0") as server:

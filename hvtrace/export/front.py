@@ -15,6 +15,9 @@ from hvtrace.export.own import own, say, trim
 from hvtrace.export.server import Server
 from hvtrace.export.webconfig import Web
 
+_LARGE_BYTES = 2 << 20
+"""What a body took beside itself is worth giving back; to get it again takes milliseconds."""
+
 
 def run(server: Server, web_config: Path | None, limits: Limits, keeper: Connection) -> None:
     """Serve until the end. Raises HvtraceError for a web configuration that is no good."""
@@ -23,9 +26,10 @@ def run(server: Server, web_config: Path | None, limits: Limits, keeper: Connect
     collector = SourceCollector(source, say, limits, partial(own, server.refused))
 
     def metrics(accept: str) -> tuple[str, bytes]:
-        answer = render(collector.families(), accept)
-        trim()
-        return answer
+        content_type, body = render(collector.families(), accept)
+        if len(body) > _LARGE_BYTES:
+            trim()
+        return content_type, body
 
     say(f"serving {server.url}")
     asyncio.run(server.serve(metrics, say))

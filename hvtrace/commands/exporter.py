@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hvtrace.commands.interrupts import Interrupts
 from hvtrace.commands.options import tracing
@@ -121,12 +122,23 @@ def command(
         ):
             yield source
 
+    _refuse(("listen", "web_config", "user") if textfile else ("interval",), bool(textfile))
     limits = Limits(max_vms, max_codes, max_series)
     if textfile:
         _write(textfile, interval, open_source, limits)
     else:
         _serve(listen, web_config, user, open_source, limits)
     return 0
+
+
+def _refuse(names: Sequence[str], is_file: bool) -> None:
+    """Say that an option that was given is for the other outlet: it would do nothing."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is not ParameterSource.DEFAULT:
+            other = "is for HTTP, and --textfile serves none" if is_file else "is for --textfile"
+            raise click.UsageError(f"{option.opts[-1]} {other}")
 
 
 def _serve(

@@ -174,6 +174,26 @@ def test_bad_input_is_one_line(tmp_path, arguments, line):
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-i", "5"], "Error: --interval is for --textfile"),
+        (["--textfile", "a.prom", "--user", "daemon"], "Error: --user is for HTTP, and --textfile"),
+        (["--textfile", "a.prom", "--listen", ":1"], "Error: --listen is for HTTP, and --textfile"),
+        (
+            ["--textfile", "a.prom", "--web.config.file", "b"],
+            "Error: --web.config.file is for HTTP",
+        ),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_wrong_use(tmp_path, arguments, line):
+    process = start(tmp_path / "log", *arguments)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert line in err
+    assert not (tmp_path / "log").exists()
+
+
 def test_the_default_port_is_nobody_else_s():
     """Neither in this machine's list of services, nor in the range of other exporters."""
     port = exporter.DEFAULT_LISTEN.rpartition(":")[2]

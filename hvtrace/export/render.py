@@ -80,5 +80,5 @@ class Renderer:
         self._failing = False
         if not compress or len(body) < _TOO_SMALL:
             return Rendered(content_type, body, False)
-        # 31: with gzip's header and sum. Level 1: five times the speed for a tenth more bytes.
+        # 31: with gzip's header and sum. Level 1: less than half the time of 6, a fifth more bytes.
         return Rendered(content_type, zlib.compress(body, 1, 31), True)

@@ -9,6 +9,9 @@ from grafana.parts import (
     HOST_LINK,
     JOB,
     VALUE,
+    VCPUS,
+    VERDICTS,
+    WANTED,
     Panel,
     dashboard,
     datasource,
@@ -21,10 +24,10 @@ from grafana.parts import (
 )
 
 RATE = "instance:hvtrace_hypercalls:rate5m"
-BUSIEST = f"topk(20, {RATE}{{{JOB}}})"
+BUSIEST = f"topk(20, sum by (job, instance) ({RATE}{{{JOB}}}))"
 TIME = "instance_code:hvtrace_hypercall_duration_seconds:sum_rate5m"
 P99 = "instance_code:hvtrace_hypercall_duration_seconds:p99_rate5m"
-FAILING = "instance_code:hvtrace_hypercall_failures_per_hypercalls:ratio_rate5m"
+FAILURES = "instance_code:hvtrace_hypercall_failures:rate5m"
 
 
 def fleet() -> model.Dashboard:
@@ -60,7 +63,7 @@ def _now() -> list[Panel]:
             "Time in hypercalls",
             """vCPUs' worth of time that goes into hypercalls: 3 means that three vCPUs do nothing
             else. What it is spent on stands below.""",
-            "short",
+            VCPUS,
             query(f"sum({TIME}{{{JOB}}})", "vCPUs"),
         ),
         figure(
@@ -90,7 +93,7 @@ def _now() -> list[Panel]:
                 "A",
             ),
             links={"instance": HOST_LINK + VALUE},
-            height=6,
+            height=5,
             nothing="No alert fires.",
         ),
     ]
@@ -109,9 +112,8 @@ def _calls() -> list[Panel]:
             "Time by code",
             """vCPUs' worth of time that each call costs the fleet. Frequent calls are often not
             the costly ones: what stands on top here is worth looking at first.""",
-            "short",
+            VCPUS,
             query(f"sum by (code) ({TIME}{{{JOB}}})", "{{code}}"),
-            axis="vCPUs",
         ),
         series(
             "p99 of the slowest host",
@@ -151,21 +153,25 @@ def _wrong() -> list[Panel]:
         ),
         series(
             "Output in registers",
-            """Verdicts on calls that are fast, so may return output in registers. refused: a guest
-            wanted it and did not get it. claimed: a guest got success without output, which
-            corrupts data; act at once. used: the KVM can do it.""",
+            """Verdicts on calls that want output in registers. refused: a guest did not get it.
+            claimed: a guest got success without output, which corrupts data; act at once. used:
+            the KVM can do it. Empty where no guest makes such calls.""",
             "cps",
             query(
-                f"""sum by (verdict) (instance_verdict:hvtrace_hypercall_xmm_output:rate5m{{{JOB},
-                verdict!="memory"}})""",
+                f"""sum by (verdict)
+                (instance_verdict:hvtrace_hypercall_xmm_output:rate5m{{{JOB},{WANTED}}})""",
                 "{{verdict}}",
             ),
+            nothing="No guest wants output in registers.",
+            colors=VERDICTS,
         ),
     ]
 
 
 def _hosts() -> list[Panel]:
-    there = f"and on (job, instance) {BUSIEST}"
+    there = f"and {BUSIEST}"
+    failing = f"sum by (job, instance) ({FAILURES}{{{JOB}}})"
+    calls = f"sum by (job, instance) ({RATE}{{{JOB}}})"
     return [
         rows(
             "Busiest hosts",
@@ -178,14 +184,15 @@ def _hosts() -> list[Panel]:
                 ("Value #time", "vCPUs in calls", "short"),
                 ("Value #vms", "VMs", "short"),
                 ("Value #p99", "worst p99", "s"),
-                ("Value #failing", "worst failing", "percentunit"),
+                ("Value #failing", "failing", "percentunit"),
             ),
             now(BUSIEST, "rate"),
             now(f"sum by (job, instance) ({TIME}{{{JOB}}}) {there}", "time"),
-            now(f"instance:hvtrace_vms:count{{{JOB}}} {there}", "vms"),
+            now(f"sum by (job, instance) (instance:hvtrace_vms:count{{{JOB}}}) {there}", "vms"),
             now(f"max by (job, instance) ({P99}{{{JOB}}}) {there}", "p99"),
-            now(f"max by (job, instance) ({FAILING}{{{JOB}}}) {there}", "failing"),
+            now(f"{failing} / ({calls} > 0) {there}", "failing"),
             links={"instance": HOST_LINK + VALUE},
-            height=11,
+            most="calls/s",
+            height=14,
         ),
     ]

@@ -7,7 +7,10 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana.parts import (
     HOST,
     VALUE,
+    VCPUS,
+    VERDICTS,
     VM_LINK,
+    WANTED,
     Panel,
     dashboard,
     datasource,
@@ -63,7 +66,7 @@ def _now() -> list[Panel]:
             "Time in hypercalls",
             """vCPUs' worth of time that goes into hypercalls: 1 means that one vCPU does nothing
             else. See "Time by VM" for whose it is.""",
-            "short",
+            VCPUS,
             query(seconds_rate(HOST), "vCPUs"),
         ),
         figure(
@@ -90,14 +93,13 @@ def _vms() -> list[Panel]:
             "Time by VM",
             """vCPUs' worth of time that each VM spends in hypercalls. Divided by its number of
             vCPUs, this is the share of its time that hypercalls cost the guest.""",
-            "short",
+            VCPUS,
             query(seconds_rate(HOST, "vm"), "{{vm}}"),
-            axis="vCPUs",
         ),
         rows(
             "All VMs",
-            """Each VM of the last minutes, and what it calls; click on one for more. The label of
-            a VM is its name; pid and VMM tell what runs there.""",
+            """Each VM of the last minutes, and what it calls; click on one for more. One that has
+            ended stays for five minutes, with 0; one whose name has come again is name-pid.""",
             (
                 ("vm", "VM", "string"),
                 ("vmm", "VMM", "string"),
@@ -110,10 +112,12 @@ def _vms() -> list[Panel]:
             now(f"sum by (vm, vmm, pid) (hvtrace_vm_info{{{HOST}}})", "info"),
             now(rate(TOTAL, HOST, "vm"), "rate"),
             now(seconds_rate(HOST, "vm"), "time"),
-            now(quantile(0.99, HOST, "vm"), "p99"),
+            now(f"({quantile(0.99, HOST, 'vm')}) >= 0", "p99"),
             now(rate("hvtrace_hypercall_failures_total", HOST, "vm"), "failing"),
             links={"vm": VM_LINK + VALUE},
             hidden=("Value #info",),
+            most="calls/s",
+            height=10,
         ),
     ]
 
@@ -144,13 +148,16 @@ def _calls() -> list[Panel]:
         ),
         series(
             "Output in registers",
-            """Calls by verdict, and whose they are; those in memory are left out. refused: see
-            hvtrace audit. claimed: the guest got success without its output; act at once.""",
+            """Calls that want output in registers, by verdict. refused: see hvtrace audit.
+            claimed: the guest got success without its output; act at once.
+            Empty where no guest makes such calls.""",
             "cps",
             query(
-                rate("hvtrace_hypercall_xmm_output_total", f'{HOST},verdict!="memory"', "verdict"),
+                rate("hvtrace_hypercall_xmm_output_total", f"{HOST},{WANTED}", "verdict"),
                 "{{verdict}}",
             ),
+            nothing="No guest wants output in registers.",
+            colors=VERDICTS,
         ),
     ]
 

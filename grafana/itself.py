@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from grafana_foundation_sdk.models import dashboard as model
 
 from grafana.parts import (
@@ -10,6 +12,7 @@ from grafana.parts import (
     VALUE,
     WINDOW,
     Panel,
+    Query,
     dashboard,
     datasource,
     figure,
@@ -90,7 +93,7 @@ def _now() -> list[Panel]:
             now(f"hvtrace_probe_attached{{{HOST}}} == 0", "attached"),
             links={"instance": HOST_LINK + VALUE},
             hidden=("__name__", "Value #attached"),
-            height=6,
+            height=5,
             nothing="All is well.",
         ),
     ]
@@ -133,10 +136,9 @@ def _kernel() -> list[Panel]:
             "CPUs spent in programs",
             """CPU time that hvtrace takes from the hosts in the kernel, in CPUs. Compare it with
             the time in hypercalls: it is part of that. 0 where the kernel does not measure it.""",
-            "short",
+            "suffix:CPUs",
             query(cost, "{{probe}}"),
             width=8,
-            axis="CPUs",
         ),
         series(
             "Cost of a run",
@@ -146,31 +148,39 @@ def _kernel() -> list[Panel]:
             "s",
             query(f"{cost} / ({runs} > 0)", "{{probe}}"),
             width=8,
+            log=True,
             nothing="The exporters run without --probe-cost.",
         ),
     ]
 
 
+def _processes(of: Callable[[str], str]) -> tuple[Query, Query]:
+    """`of` both processes of an exporter, by the prefix of their metrics: the ten with most."""
+    # Where node_exporter reads a file of ours, process_* of that target are its own.
+    ours = f"and on (job, instance) hvtrace_keeper_process_start_time_seconds{{{HOST}}}"
+    return (
+        query(f"topk(10, {of('hvtrace_keeper_process')})", "{{instance}} keeper", "keeper"),
+        query(f"topk(10, {of('process')} {ours})", "{{instance}} server", "server"),
+    )
+
+
 def _exporter() -> list[Panel]:
-    ours = f"and on (job, instance) hvtrace_up{{{HOST}}}"
     return [
         series(
             "Memory of the exporter",
-            """Resident memory of the ten largest exporters. It is bounded: one that grows for days
-            is a fault to report.""",
+            """Resident memory, where it is most: of the process that holds the counters (keeper),
+            and of the one that serves HTTP. It is bounded: one that grows for days is a fault to
+            report.""",
             "bytes",
-            query(f"topk(10, process_resident_memory_bytes{{{HOST}}} {ours})", "{{instance}}"),
+            *_processes(lambda process: f"{process}_resident_memory_bytes{{{HOST}}}"),
             width=8,
         ),
         series(
             "CPU time of the exporter",
-            """CPUs that the ten busiest exporters use, almost all of it to make scrapes. Scrape
-            less often, or protobuf, where it is too much.""",
+            """Share of a CPU that the busiest exporters use, almost all of it to make scrapes.
+            Scrape less often, or by protobuf, where it is too much.""",
             "percentunit",
-            query(
-                f"topk(10, rate(process_cpu_seconds_total{{{HOST}}}{WINDOW}) {ours})",
-                "{{instance}}",
-            ),
+            *_processes(lambda process: f"rate({process}_cpu_seconds_total{{{HOST}}}{WINDOW})"),
             width=8,
         ),
         series(

@@ -35,6 +35,11 @@ _KEPT = "${datasource:queryparam}&${job:queryparam}&${__url_time_range}"
 HOST_LINK = f"/d/hvtrace-host?{_KEPT}&var-instance="
 VM_LINK = f"/d/hvtrace-vm?{_KEPT}&${{instance:queryparam}}&var-vm="
 VALUE = "${__value.raw}"
+VCPUS = "suffix:vCPUs"  # a unit of our own: seconds of service time in a second
+
+# Of output in registers: those of calls that want any. What is wrong is seen at once.
+WANTED = 'verdict!~"memory|none"'
+VERDICTS = {"claimed": "red", "refused": "orange", "used-gpr": "blue", "used-xmm": "green"}
 
 
 def query(expr: str, legend: str = "", ref: str = "A") -> Query:
@@ -86,16 +91,16 @@ def series(
     unit: str,
     *queries: Query,
     width: int = 12,
-    axis: str = "",
     stack: choices.StackingMode | None = None,
     log: bool = False,
     link: str = "",
     nothing: str = "",
+    colors: dict[str, str] | None = None,
 ) -> timeseries.Panel:
     """Lines over time, their mean and maximum in a table below.
 
     `log` is a logarithmic axis (latencies), `link` is where a click on a line leads, `nothing` is
-    what stands there without data.
+    what stands there without data, `colors` are those of lines that have always the same.
     """
     legend = (
         common.VizLegendOptions()
@@ -107,9 +112,9 @@ def series(
         .sort_desc(True)
     )
     tooltip = common.VizTooltipOptions().mode(choices.TooltipDisplayMode.MULTI)
-    panel = timeseries.Panel().legend(legend).line_width(1).fill_opacity(8 if not stack else 40)
-    panel.tooltip(tooltip.sort(choices.SortOrder.DESCENDING)).axis_label(axis)
-    panel.show_points(choices.VisibilityMode.NEVER)
+    panel = timeseries.Panel().legend(legend).line_width(1).fill_opacity(40 if stack else 0)
+    panel.tooltip(tooltip.sort(choices.SortOrder.DESCENDING))
+    panel.show_points(choices.VisibilityMode.AUTO)  # a value alone, such as a rare call's p99
     if stack:
         panel.stacking(common.StackingConfig().mode(stack))
     if log:
@@ -119,8 +124,11 @@ def series(
         panel.min(0)
     if link:
         panel.data_links([build.DashboardLink("Show").url(link)])
+    for name, color in (colors or {}).items():
+        fixed = model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})
+        panel.override_by_name(name, [fixed])
     panel.title(title).description(_text(description)).unit(unit).datasource(SOURCE)
-    return _finish(panel, queries, width, 9, nothing)
+    return _finish(panel, queries, width, 10, nothing)
 
 
 def figure(
@@ -156,6 +164,7 @@ def rows(
     *queries: Query,
     links: dict[str, str] | None = None,
     hidden: Sequence[str] = (),
+    most: str = "",
     width: int = WIDTH,
     height: int = 8,
     nothing: str = "",
@@ -163,7 +172,8 @@ def rows(
     """Rows by label, from instant queries that are merged.
 
     `columns` are (field, name, unit) in their order; the field of a query is ``Value #REF``.
-    `links` are addresses by field, `hidden` are labels.
+    `links` are addresses by field, `hidden` are labels, `most` is the column to sort by, most
+    first. Queries must keep no metric's name: Grafana would not merge their rows.
     """
     organize = {
         "indexByName": {field: place for place, (field, _, _) in enumerate(columns)},
@@ -180,6 +190,8 @@ def rows(
         .with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(model.DataTransformerConfig(id_val="organize", options=organize))
     )
+    if most:
+        panel.sort_by([common.TableSortByFieldState().display_name(most).desc(True)])
     for field, name, unit in columns:
         properties = [model.DynamicConfigValue(id_val="unit", value=unit)]
         if links and field in links:

@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HVTRACE = str(Path(sys.executable).with_name("hvtrace"))
 EXPORTER = ("exporter", "--listen", ":10942", "--round-trip", "--vcpus", "--probe-cost")
@@ -23,22 +25,29 @@ BUSY = ("--mix", "windows-busy", "--rate", "23", "--duration", "30", "--vcpus", 
 EVERYTHING = ("--mix", "everything", "--vms", "2", "--vcpus", "2")
 TIMES = 2
 
+Ledgers = list[dict[str, Any]]
+
 
 def guest(*options: str) -> subprocess.Popen[str]:
     command = [HVTRACE, "guest", *options, "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def main(share: Path) -> int:
+def in_primes() -> Ledgers:
+    """Make calls in prime numbers; what was called."""
+    busy = guest(*BUSY)
+    ledgers = [json.loads(guest(*EVERYTHING).communicate()[0]) for _ in range(TIMES)]
+    return [*ledgers, json.loads(busy.communicate()[0])]
+
+
+def main(share: Path, guests: Callable[[], Ledgers] = in_primes) -> int:
     """Returns the exporter's exit status."""
     exporter = subprocess.Popen([HVTRACE, *EXPORTER], stderr=subprocess.PIPE, text=True)
     assert exporter.stderr is not None
     line = exporter.stderr.readline()
     (share / "serving").write_text(line)
     wait_for(share / "scraped")
-    busy = guest(*BUSY)
-    ledgers = [json.loads(guest(*EVERYTHING).communicate()[0]) for _ in range(TIMES)]
-    ledgers.append(json.loads(busy.communicate()[0]))
+    ledgers = guests()
     (share / ".ledgers").write_text(json.dumps(ledgers))
     (share / ".ledgers").rename(share / "ledgers.json")
     wait_for(share / "end")

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.prometheus.server import Prometheus, running
 RULES = Path(__file__).parents[2] / "grafana" / "rules"
 EXPORTER_PORT = 10942
 TIMEOUT_SECONDS = 400.0
+INSIDE = ("tests.prometheus.inside",)
 NATIVE = "--enable-feature=native-histograms"
 CONFIG = """\
 global:
@@ -39,7 +40,9 @@ scrape_configs:
 JOB = """\
   - job_name: {job}
     static_configs:
-      - targets: ["127.0.0.1:{port}"]
+"""
+TARGET = """\
+      - {{targets: ["{address}"], labels: {{instance: {name}}}}}
 """
 TEXT_ONLY = """\
     scrape_protocols: [OpenMetricsText1.0.0, PrometheusText0.0.4]
@@ -62,10 +65,13 @@ class Scene:
 class _Machine:
     """The VM, in a thread."""
 
-    def __init__(self, share: Path, port: int, progress: Progress) -> None:
+    def __init__(
+        self, share: Path, port: int, inside: Sequence[str], seconds: float, progress: Progress
+    ) -> None:
         self.share = share
         self.printed = b""
         self._port, self._progress = port, progress
+        self._inside, self._seconds = inside, seconds
         self._outcome: int | Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -78,8 +84,8 @@ class _Machine:
             kernel = kernels.find(kernels.DEFAULT, self._progress)
             ports = {self._port: EXPORTER_PORT}
             machine = Vm(kernel, self.share, Front(take), self._progress, ports=ports)
-            command = [sys.executable, "-m", "tests.prometheus.inside", str(self.share)]
-            self._outcome = machine.run(command, TIMEOUT_SECONDS)
+            command = [sys.executable, "-m", *self._inside, str(self.share)]
+            self._outcome = machine.run(command, self._seconds)
         except Exception as error:
             self._outcome = error
 
@@ -105,18 +111,29 @@ def _free_port() -> int:
 
 
 @contextmanager
-def set_up(folder: Path) -> Iterator[Scene]:
-    """Everything, in a folder for its files. The exporter must have ended well."""
+def set_up(
+    folder: Path,
+    inside: Sequence[str] = INSIDE,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    others: Mapping[str, str] | None = None,
+) -> Iterator[Scene]:
+    """Everything, in a folder for its files. The exporter must have ended well.
+
+    `inside` is the module that runs in the VM, with arguments; `others` are addresses of further
+    hosts by instance. The VM's exporter is the instance "lab".
+    """
     progress = Progress(sys.stderr)
     old, new = (package.find(suite, progress) for suite in package.SUITES)
     port = _free_port()
     share = folder / "share"
     share.mkdir()
-    machine = _Machine(share, port, progress)
+    machine = _Machine(share, port, inside, timeout_seconds, progress)
     base = CONFIG.format(rules=RULES)
-    job = JOB.format(job="hvtrace", port=port)
+    hosts = {"lab": f"127.0.0.1:{port}", **(others or {})}
+    targets = "".join(TARGET.format(name=name, address=hosts[name]) for name in hosts)
+    job = JOB.format(job="hvtrace") + targets
     machine.wait_for("serving")
-    both = f"{base}{job}{JOB.format(job='text', port=port)}{TEXT_ONLY}"
+    both = f"{base}{job}{JOB.format(job='text')}{targets}{TEXT_ONLY}"
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(running(which, folder / name, config, _free_port(), *options))

@@ -30,7 +30,7 @@ PANELS = [
 ]
 NAME = re.compile(r"\b(?:\w+:)*(?:hvtrace|process|node)_\w+(?::\w+)*")
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
-UNITS = {"bytes", "cps", "percentunit", "s", "short"}
+UNITS = {"bytes", "cps", "percentunit", "s", "short", "suffix:CPUs", "suffix:vCPUs"}
 
 
 def documented() -> set[str]:
@@ -39,6 +39,8 @@ def documented() -> set[str]:
     ours = set(re.findall(r"^\| `(hvtrace_\w+)`", text, re.M))
     assert len(ours) > 15
     process = {"process_resident_memory_bytes", "process_cpu_seconds_total"}
+    process |= {f"hvtrace_keeper_{name}" for name in process}
+    process.add("hvtrace_keeper_process_start_time_seconds")
     node = {"node_textfile_mtime_seconds"}
     return ours | process | node | {rule["record"] for rule in EVERY if "record" in rule}
 

@@ -147,7 +147,8 @@ def _wrong() -> list[Panel]:
             Empty is good: no call has failed.""",
             "cps",
             query(
-                f"sum by (status) (status:hvtrace_hypercall_failures:rate5m{{{JOB}}})", "{{status}}"
+                f"sum by (status) (status:hvtrace_hypercall_failures:rate5m{{{JOB}}}) > 0",
+                "{{status}}",
             ),
             nothing="No call has failed.",
         ),

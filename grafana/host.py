@@ -18,6 +18,7 @@ from grafana.parts import (
     instance,
     job,
     now,
+    occurring,
     quantile,
     query,
     rate,
@@ -83,8 +84,9 @@ def _vms() -> list[Panel]:
     return [
         series(
             "Calls by VM",
-            """Hypercalls a second of each VM. Click on a line to see the VM. One VM far above the
-            others: see which call it is, there.""",
+            """Hypercalls a second of each VM; click on a line to see the VM. One VM far above the
+            others: see which call it is, there. What a new VM makes before its first scrape is in
+            its totals and in no rate, as with every counter.""",
             "cps",
             query(rate(TOTAL, HOST, "vm"), "{{vm}}"),
             link=VM_LINK + "${__field.labels.vm}",
@@ -171,16 +173,19 @@ def _wrong() -> list[Panel]:
             failed.""",
             "cps",
             query(
-                rate("hvtrace_hypercall_failures_total", HOST, "vm, status"), "{{vm}} {{status}}"
+                occurring("hvtrace_hypercall_failures_total", HOST, "vm, status"),
+                "{{vm}} {{status}}",
             ),
             nothing="No call has failed.",
         ),
         series(
-            "Calls that never completed",
+            "Calls that never completed (empty is good)",
             """Calls that faulted, were superseded by the next, or were pending when their thread
-            ended. 0 but for VMs that are ended; more means that the guest makes calls it may
-            not, or that the VMM completes them on another thread.""",
+            ended. One at the end of a VM is normal; more means that the guest makes calls it may
+            not, or that the VMM completes them on another thread. Empty is good: all calls have
+            completed.""",
             "cps",
-            query(rate("hvtrace_hypercall_unfinished_total", HOST, "vm"), "{{vm}}"),
+            query(occurring("hvtrace_hypercall_unfinished_total", HOST, "vm"), "{{vm}}"),
+            nothing="All calls have completed.",
         ),
     ]

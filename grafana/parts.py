@@ -58,6 +58,11 @@ def rate(metric: str, selector: str, by: str = "") -> str:
     return f"sum{_by(by)} (rate({metric}{{{selector}}}{WINDOW}))"
 
 
+def occurring(metric: str, selector: str, by: str) -> str:
+    """As `rate`, without those that are 0: a fault of long ago is not to be a line for ever."""
+    return f"{rate(metric, selector, by)} > 0"
+
+
 def seconds_rate(selector: str, by: str = "", metric: str = DURATION) -> str:
     """Seconds of a histogram in a second, from whichever form of it is there.
 

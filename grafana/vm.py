@@ -17,6 +17,7 @@ from grafana.parts import (
     instance,
     job,
     latencies,
+    occurring,
     quantile,
     query,
     rate,
@@ -178,17 +179,19 @@ def _wrong() -> list[Panel]:
             what it means. Empty is good: no call has failed.""",
             "cps",
             query(
-                rate("hvtrace_hypercall_failures_total", CALLS, "code, status"),
+                occurring("hvtrace_hypercall_failures_total", CALLS, "code, status"),
                 "{{code}} {{status}}",
             ),
             nothing="No call has failed.",
         ),
         series(
-            "Calls that never completed",
+            "Calls that never completed (empty is good)",
             """Calls that faulted, were superseded by the next, or were pending when their thread
-            ended. 0 but for VMs that are ended: else the guest makes calls it may not, or the VMM
-            completes them on another thread.""",
+            ended. One at the end of a VM is normal; more means that the guest makes calls it may
+            not, or that the VMM completes them on another thread. Empty is good: all calls have
+            completed.""",
             "cps",
-            query(rate("hvtrace_hypercall_unfinished_total", CALLS, "code"), "{{code}}"),
+            query(occurring("hvtrace_hypercall_unfinished_total", CALLS, "code"), "{{code}}"),
+            nothing="All calls have completed.",
         ),
     ]

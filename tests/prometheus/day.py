@@ -20,10 +20,10 @@ PLAN: tuple[tuple[float, float | None, str], ...] = (
     (0.00, 1.00, "--mix windows-busy --name web --rate 31 --vcpus 2 --seed 1"),
     (0.02, 0.98, "--mix windows-idle --name mail --rate 7 --seed 2"),
     (0.40, 0.25, "--mix windows-busy --name sql --rate 47 --seed 3"),
-    (0.55, None, "--mix everything --vms 2"),
+    (0.55, None, "--mix everything --vms 2 --rounds 3"),
     (0.65, None, "--mix xmm-output --rounds 5"),
     (0.75, 0.25, "--mix windows-busy --name sql --rate 23 --vcpus 2 --seed 5"),
-    (0.85, None, "--mix everything --vcpus 2"),
+    (0.85, None, "--mix everything --vcpus 2 --rounds 3"),
 )
 
 

@@ -29,6 +29,7 @@ RULES = Path(__file__).parents[2] / "grafana" / "rules"
 EXPORTER_PORT = 10942
 TIMEOUT_SECONDS = 400.0
 INSIDE = ("tests.prometheus.inside",)
+SERVERS = ("2.42", "2.42-native", "3")
 NATIVE = "--enable-feature=native-histograms"
 CONFIG = """\
 global:
@@ -116,11 +117,12 @@ def set_up(
     inside: Sequence[str] = INSIDE,
     timeout_seconds: float = TIMEOUT_SECONDS,
     others: Mapping[str, str] | None = None,
+    wanted: Sequence[str] = SERVERS,
 ) -> Iterator[Scene]:
     """Everything, in a folder for its files. The exporter must have ended well.
 
     `inside` is the module that runs in the VM, with arguments; `others` are addresses of further
-    hosts by instance. The VM's exporter is the instance "lab".
+    hosts by instance. The VM's exporter is the instance "lab", and `wanted` are the servers.
     """
     progress = Progress(sys.stderr)
     old, new = (package.find(suite, progress) for suite in package.SUITES)
@@ -142,6 +144,7 @@ def set_up(
                 ("2.42-native", old, base + job, (NATIVE,)),
                 ("3", new, both, (NATIVE,)),
             )
+            if name in wanted
         }
         _wait_for_scrapes(servers, 1)
         (share / "scraped").touch()

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from grafana import queries
+from grafana import preview, queries
 from grafana.queries import Query, Rule
-from tests.prometheus.scene import Scene
+from tests.prometheus.scene import SERVERS, Scene
 from tests.prometheus.server import Prometheus
 
-SERVERS = ("2.42", "2.42-native", "3")
 # Its other job has the same series once more.
 CHOSEN = {"job": "hvtrace"}
 WINDOW = "30s"  # some scrapes
@@ -59,6 +58,21 @@ def test_panel(scene: Scene, name: str, query: Query) -> None:
         assert values, query.expr
     else:
         assert "empty is good" in query.panel.lower()
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(("panel", "by"), [("Busiest hosts", "instance"), ("All VMs", "vm")])
+def test_table_has_one_row_for_each(scene: Scene, name: str, panel: str, by: str) -> None:
+    frames = [
+        (query.ref, scene.servers[name].query(queries.fill_in(query.expr, WINDOW, **CHOSEN)))
+        for query in queries.queries()
+        if query.panel == panel
+    ]
+    rows = preview.merged(frames)
+    assert len({row[by] for row in rows}) == len(rows) > 0
+    columns = {column for row in rows for column in row}
+    assert columns >= {f"Value #{ref}" for ref, _ in frames}
+    assert "__name__" not in columns
 
 
 @pytest.mark.parametrize("name", SERVERS)

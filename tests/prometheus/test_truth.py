@@ -7,9 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tests.prometheus.scene import Scene
+from tests.prometheus.scene import SERVERS, Scene
 
-SERVERS = ("2.42", "2.42-native", "3")
 JOB = '{job="hvtrace"}'
 
 

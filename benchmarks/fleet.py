@@ -139,7 +139,7 @@ def check_truth(
     found = {
         "calls": prometheus.value("sum(hvtrace_hypercalls_total)"),
         "completed": prometheus.value(completed),
-        "failed": prometheus.value("sum(hvtrace_hypercall_failures_total)"),
+        "failed": prometheus.value("sum(hvtrace_hypercall_failures_total) or vector(0)"),
     }
     if found != fleet.calls() or fleet.said:
         raise HvtraceError(f"Prometheus has {found}, hosts {fleet.calls()} {fleet.said[:3]}")

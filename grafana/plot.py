@@ -40,11 +40,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a panel says about its axis and lines."""
+    """What a panel says about its axis and lines; it begins at 0 where it is not logarithmic."""
 
     unit: str
     log: bool = False
-    from_zero: bool = False
     percent: bool = False  # stacked up to 100%
 
 
@@ -93,6 +92,8 @@ def lines(
     if look.percent:
         total = np.nansum(rows, axis=0)
         rows = np.cumsum(np.nan_to_num(rows), axis=0) / np.where(total, total, np.nan)
+    if look.log:
+        rows = np.where(rows > 0, rows, np.nan)
     scale = _values_scale(rows, look, height)
     labels = _labels(scale, "percentunit" if look.percent else look.unit)
     left = max(_LEFT, 14 + 7 * max(map(len, labels.values())))
@@ -120,13 +121,11 @@ def _values_scale(rows: Floats, look: Look, height: int) -> _Scale:
         return _Scale(0.0, 1.0, start, end)
     finite = rows[np.isfinite(rows)]
     if look.log:
-        finite = finite[finite > 0]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (1.0, 10.0)
         decades = math.floor(math.log10(low)), math.ceil(math.log10(high))
         return _Scale(10.0 ** decades[0], 10.0 ** max(decades[1], decades[0] + 1), start, end, True)
     high = float(finite.max()) if len(finite) else 0.0
-    low = 0.0 if look.from_zero else min(0.0, float(finite.min()))
-    return _Scale(low, high * 1.05 or 1.0, start, end)
+    return _Scale(0.0, high * 1.05 or 1.0, start, end)
 
 
 def _runs(values: Floats) -> list[list[int]]:
@@ -187,12 +186,8 @@ def heatmap(
     scale = _Scale(min(edges), max(edges), height - _BOTTOM - 24, _TOP, True)
     parts = [_time_axis(across, height - 24)]
     for at, lower, upper, value in cells:
-        left, right, top, bottom = (
-            across(times[at] - step),
-            across(times[at]),
-            scale(upper),
-            scale(lower),
-        )
+        left, right = across(times[at] - step), across(times[at])
+        top, bottom = scale(upper), scale(lower)
         parts.append(
             f'<rect x="{left:g}" y="{top:g}" width="{right - left - 1:.1f}"'
             f' height="{bottom - top - 1:.1f}" fill="{turbo(value / most)}"/>'
@@ -202,13 +197,15 @@ def heatmap(
     for bound in bounds[:: math.ceil(len(bounds) / room)]:
         label = escape(written(bound, unit))
         parts.append(f'<text x="{_LEFT - 6}" y="{scale(bound) + 4:g}" class="right">{label}</text>')
+    return _svg([*parts, *_color_bar(most, height)], width, height)
+
+
+def _color_bar(most: float, height: int) -> Iterator[str]:
     for share in range(64):
         x, color = _LEFT + 4 * share, turbo((share + 0.5) / 64)
-        parts.append(f'<rect x="{x}" y="{height - 18}" width="4" height="8" fill="{color}"/>')
-    top_label = escape(written(most, "cps"))
-    parts.append(f'<text x="{_LEFT - 6}" y="{height - 10}" class="right">0 c/s</text>')
-    parts.append(f'<text x="{_LEFT + 262}" y="{height - 10}">{top_label}</text>')
-    return _svg(parts, width, height)
+        yield f'<rect x="{x}" y="{height - 18}" width="4" height="8" fill="{color}"/>'
+    yield f'<text x="{_LEFT - 6}" y="{height - 10}" class="right">{written(0, "cps")}</text>'
+    yield f'<text x="{_LEFT + 262}" y="{height - 10}">{written(most, "cps")}</text>'
 
 
 def turbo(share: float) -> str:

@@ -156,9 +156,9 @@ def _series(
     look = plot.Look(
         defaults["unit"],
         log=custom.get("scaleDistribution", {}).get("type") == "log",
-        from_zero=defaults.get("min") == 0,
         percent=custom.get("stacking", {}).get("mode") == "percent",
     )
+    assert look.log == (defaults.get("min") is None)
     assert look.percent == (custom["fillOpacity"] == 40)
     assert (legend["displayMode"], legend["calcs"]) == ("table", ["mean", "max"])
     assert legend["placement"] == "bottom"

@@ -13,6 +13,7 @@ from goldens import check
 
 from grafana import plot, preview, queries
 from grafana.units import written
+from tests.unit.test_grafana_rules import ROOT
 
 TIMES = [1_000_000.0 + 5 * step for step in range(5)]
 
@@ -78,10 +79,8 @@ def test_rows_of_common_labels_are_merged() -> None:
 
 def test_rows_that_contradict_each_other_are_not() -> None:
     """So it is in Grafana, and so a metric's name that a query keeps splits rows in two."""
-    found = preview.merged(
-        [("a", [instant(2, vm="a", __name__="x")]), ("b", [instant(3, vm="a", __name__="y")])]
-    )
-    assert len(found) == 2
+    named = [(name, [instant(2, vm="a", __name__=name)]) for name in "xy"]
+    assert len(preview.merged([*named, ("z", [instant(3, vm="a")])])) == 2
 
 
 def test_values_of_a_query_alone_have_no_name() -> None:
@@ -95,10 +94,15 @@ def drawn(values: list[float], look: plot.Look) -> str:
 
 
 def test_a_line_has_gaps_where_there_are_no_values() -> None:
-    whole = drawn([1, 2, 3, 4, 5], plot.Look("short", from_zero=True))
-    broken = drawn([1, 2, math.nan, 4, 5], plot.Look("short", from_zero=True))
+    whole = drawn([1, 2, 3, 4, 5], plot.Look("short"))
+    broken = drawn([1, 2, math.nan, 4, 5], plot.Look("short"))
     assert whole.count('class="line"') == 1
     assert broken.count('class="line"') == 2
+
+
+def test_a_value_alone_is_a_point() -> None:
+    svg = drawn([1, 2, math.nan, 4, math.nan], plot.Look("short"))
+    assert (svg.count('class="line"'), svg.count("<circle")) == (1, 1)
 
 
 def test_a_logarithmic_axis_has_powers_of_ten() -> None:
@@ -111,6 +115,11 @@ def test_a_logarithmic_axis_has_powers_of_ten() -> None:
     assert heights[2] == heights[3]
 
 
+def test_nothing_below_zero_is_on_a_logarithmic_axis() -> None:
+    svg = drawn([1, 2, 0, 4, 5], plot.Look("s", log=True))
+    assert svg.count('class="line"') == 2
+
+
 def test_lines_that_are_stacked_fill_the_whole() -> None:
     two = [plot.Line(n, c, np.full(5, v)) for n, c, v in (("a", "#aa", 1.0), ("b", "#bb", 3.0))]
     svg = plot.lines(two, TIMES, plot.Look("cps", percent=True), 400, 222)
@@ -121,7 +130,7 @@ def test_lines_that_are_stacked_fill_the_whole() -> None:
 
 
 def test_an_axis_of_bytes_has_powers_of_two() -> None:
-    svg = drawn([3 * 2**20] * 5, plot.Look("bytes", from_zero=True))
+    svg = drawn([3 * 2**20] * 5, plot.Look("bytes"))
     assert re.findall(r'class="right">([^<]+)<', svg) == ["0 B", "1 MiB", "2 MiB", "3 MiB"]
 
 
@@ -170,6 +179,58 @@ def pages(answer: Any) -> dict[str, str]:
     return made
 
 
+def one_panel(title: str, *results: list[dict[str, Any]]) -> str:
+    """A page with nothing but a panel and the answers to its queries."""
+    dashboard, panel = next(
+        (dashboard, panel)
+        for dashboard in queries.dashboards()
+        for panel in queries.panels(dashboard)
+        if panel["title"] == title
+    )
+    refs = [target["refId"] for target in panel["targets"]]
+    named = {(title, ref): result for ref, result in zip(refs, results, strict=True)}
+    return preview.page({**dashboard, "panels": [panel]}, preview.Answers(TIMES, named, "made up"))
+
+
+def course(values: list[float], **labels: str) -> dict[str, Any]:
+    return {
+        "metric": labels,
+        "values": [[at, str(value)] for at, value in zip(TIMES, values, strict=True)],
+    }
+
+
+def test_rows_are_sorted() -> None:
+    hosts = [instant(value, job="j", instance=f"host{value}") for value in (5, 11, 7)]
+    page = one_panel("Busiest hosts", hosts, *[[instant(1, job="j", instance="host5")]] * 4)
+    assert re.findall(r"host\d+", page) == ["host11", "host7", "host5"]
+
+
+def test_legends_are_sorted_and_names_are_filled_in() -> None:
+    lines = [course([value] * 5, code=f"Code{value}") for value in (5, 11, 7)]
+    page = one_panel("Calls by code", lines)
+    assert re.findall(r"Code\d+</td><td>[^<]+", page) == [
+        "Code11</td><td>11 c/s",
+        "Code7</td><td>7 c/s",
+        "Code5</td><td>5 c/s",
+    ]
+
+
+def test_lines_have_their_own_colours() -> None:
+    verdicts = [course([3] * 5, verdict=name) for name in ("unknown", "refused", "claimed")]
+    page = one_panel("Output in registers", verdicts)
+    assert re.findall(r'class="line" stroke="([^"]+)"', page) == [
+        plot.PALETTE[0],
+        preview.COLORS["orange"],
+        preview.COLORS["red"],
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "color"), [(0.9, "green"), (1, "red"), (7, "red")])
+def test_figures_are_red_from_their_threshold_on(seconds: float, color: str) -> None:
+    page = one_panel("Slowest scrape", [course([0.1, 0.1, 0.1, 0.1, seconds])])
+    assert f'<b style="color:{preview.COLORS[color]}">{written(seconds, "s")}</b>' in page
+
+
 def test_every_panel_of_every_dashboard_can_be_drawn() -> None:
     for dashboard in queries.dashboards():
         page = pages(made_up)[dashboard["uid"]]
@@ -206,3 +267,13 @@ def test_page_is_as_it_was() -> None:
     answers = preview.Answers(TIMES, results, "made up", {"vm": "web<1>"})
     text = preview.page({**vm, "panels": kept}, answers)
     check("grafana-preview.html", text)
+
+
+def test_pictures_of_all_dashboards_are_in_the_documentation() -> None:
+    text = (ROOT / "docs/exporter.md").read_text()
+    for uid in (one["uid"] for one in queries.dashboards()):
+        name = f"images/{uid.replace('hvtrace', 'grafana')}.png"
+        assert f"({name})" in text
+        picture = (ROOT / "docs" / name).read_bytes()
+        width = int.from_bytes(picture[16:20], "big")  # of PNG's first chunk
+        assert (width, len(picture) < 300_000) == (1400, True)

@@ -53,7 +53,7 @@ test-bpf: setup-dev ## the BPF programs, loaded and run on this kernel (root)
 	$(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/bpf
 
 test-prometheus: setup-dev ## Debian's Prometheus 2.42 and 3 scrape an exporter in a VM
-	$(PYTEST) tests/prometheus
+	$(PYTEST) -q -n 2 --dist loadgroup tests/prometheus
 
 test-vm: setup-dev ## real hypercalls in VMs: six kernels, three user spaces (KERNEL=..., ROOT=...)
 	$(BIN)/python -m tests.in_lab $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT))

@@ -14,6 +14,8 @@ from grafana.queries import Query, Rule
 from tests.prometheus.scene import SERVERS, Scene
 from tests.prometheus.server import Prometheus
 
+pytestmark = pytest.mark.xdist_group("scene")
+
 # Its other job has the same series once more.
 CHOSEN = {"job": "hvtrace"}
 WINDOW = "30s"  # some scrapes

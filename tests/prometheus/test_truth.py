@@ -9,6 +9,8 @@ import pytest
 
 from tests.prometheus.scene import SERVERS, Scene
 
+pytestmark = pytest.mark.xdist_group("scene")
+
 JOB = '{job="hvtrace"}'
 
 

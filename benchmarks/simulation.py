@@ -17,7 +17,7 @@ from hvtrace.errors import HvtraceError
 from hvtrace.export.collector import SourceCollector
 from hvtrace.export.formats import render
 from hvtrace.export.own import own
-from hvtrace.export.server import Server
+from hvtrace.web.server import Server
 from tests.prometheus.package import Package
 from tests.prometheus.server import Prometheus, running
 

@@ -147,7 +147,7 @@ def _serve(
     """Hold the counters, while another process serves them."""
     # All that the front needs, too: as another user it may not be able to read our files.
     from hvtrace.export import front, keeper, privileges
-    from hvtrace.export.server import Server
+    from hvtrace.web.server import Server
 
     who = privileges.find_user(user)
     with Server(listen) as server:  # before anything is attached: the port may be taken

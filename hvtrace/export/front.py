@@ -12,8 +12,8 @@ from hvtrace.export.collector import SourceCollector
 from hvtrace.export.formats import render
 from hvtrace.export.keeper import RemoteSource
 from hvtrace.export.own import own, say, trim
-from hvtrace.export.server import Server
-from hvtrace.export.webconfig import Web
+from hvtrace.web.server import Server
+from hvtrace.web.webconfig import Web
 
 _LARGE_BYTES = 2 << 20
 """What a body took beside itself is worth giving back; to get it again takes milliseconds."""

@@ -14,8 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from hvtrace.export.server import Server
-from hvtrace.export.webconfig import Web
+from hvtrace.web.server import Server
+from hvtrace.web.webconfig import Web
 
 BODY = b"".join(b'hvtrace_hypercalls_total{vm="vm%d"} %d\n' % (n, n) for n in range(30_011))
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hvtrace.export.limits import HttpLimits
-from hvtrace.export.render import Metrics
-from hvtrace.export.server import Server
-from hvtrace.export.webconfig import Web
+from hvtrace.web.limits import HttpLimits
+from hvtrace.web.render import Metrics
+from hvtrace.web.server import Server
+from hvtrace.web.webconfig import Web
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 LONG = 30.0

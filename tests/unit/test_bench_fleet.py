@@ -15,9 +15,9 @@ from benchmarks.results import Results, from_json
 from hvtrace.export.collector import SourceCollector
 from hvtrace.export.families import Family
 from hvtrace.export.formats import render
-from hvtrace.export.limits import REASONS
 from hvtrace.export.own import own
 from hvtrace.stats.snapshot import Snapshot, completed
+from hvtrace.web.limits import REASONS
 
 
 class Clock:

@@ -18,9 +18,9 @@ from serving import LONG, TEXT, everything, serving, seven, wait_until
 
 from hvtrace import __version__
 from hvtrace.errors import HvtraceError
-from hvtrace.export.limits import REASONS, HttpLimits
-from hvtrace.export.server import Server, parse_address
-from hvtrace.export.site import wants_gzip
+from hvtrace.web.limits import REASONS, HttpLimits
+from hvtrace.web.server import Server, parse_address
+from hvtrace.web.site import wants_gzip
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: h\r\n"
 BYE = b"Connection: close\r\n\r\n"
@@ -714,7 +714,7 @@ class TestListening:
 
     def test_what_goes_wrong_with_one_client_is_a_line_and_no_more(self, monkeypatch):
         """A defect of ours must not end the service, nor be a traceback."""
-        monkeypatch.setattr("hvtrace.export.connection.formatdate", lambda usegmt: 1 / 0)
+        monkeypatch.setattr("hvtrace.web.connection.formatdate", lambda usegmt: 1 / 0)
         with serving() as served:
             assert served.exchange(GET + BYE) == b""
             assert served.exchange(GET + BYE) == b""

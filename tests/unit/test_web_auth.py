@@ -10,9 +10,9 @@ import bcrypt
 import pytest
 from serving import LONG, serving
 
-from hvtrace.export import auth
-from hvtrace.export.auth import Passwords, credentials
-from hvtrace.export.render import Busy
+from hvtrace.web import auth
+from hvtrace.web.auth import Passwords, credentials
+from hvtrace.web.render import Busy
 
 
 def hashed(password: str, cost: int = 4, prefix: bytes = b"2b") -> bytes:

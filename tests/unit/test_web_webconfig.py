@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from hvtrace.errors import HvtraceError
-from hvtrace.export import webconfig
-from hvtrace.export.webconfig import Config, RateLimit, Web, parse
+from hvtrace.web import webconfig
+from hvtrace.web.webconfig import Config, RateLimit, Web, parse
 
 HASH = "$2b$04$abcdefghijklmnopqrstuuVUwBnGYSm8W9eHzVCg2T7b3.1OTVBOm"
 AUTHORITY = trustme.CA()

@@ -13,8 +13,8 @@ import pytest
 import trustme
 from serving import TEXT, everything, serving, wait_until
 
-from hvtrace.export import webconfig
-from hvtrace.export.tls import is_allowed
+from hvtrace.web import webconfig
+from hvtrace.web.tls import is_allowed
 
 AUTHORITY, STRANGER = trustme.CA(), trustme.CA()
 GET = b"GET /metrics HTTP/1.1\r\nHost: h\r\n"

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hvtrace.errors import HvtraceError
-from hvtrace.export import tls, yamlfile
-from hvtrace.export.auth import check_hash
-from hvtrace.export.yamlfile import Section
+from hvtrace.web import tls, yamlfile
+from hvtrace.web.auth import check_hash
+from hvtrace.web.yamlfile import Section
 
 _HEADERS: Mapping[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),

@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 import h11
 
 from hvtrace import __version__
-from hvtrace.export.auth import Passwords, credentials
-from hvtrace.export.limits import HttpLimits
-from hvtrace.export.render import Busy, Metrics, Renderer
-from hvtrace.export.webconfig import Config, Web
+from hvtrace.web.auth import Passwords, credentials
+from hvtrace.web.limits import HttpLimits
+from hvtrace.web.render import Busy, Metrics, Renderer
+from hvtrace.web.webconfig import Config, Web
 
 TEXT = "text/plain; charset=utf-8"
 

@@ -18,10 +18,10 @@ from http import HTTPStatus
 
 import h11
 
-from hvtrace.export import tls
-from hvtrace.export.limits import HttpLimits
-from hvtrace.export.site import Answer, Site, not_allowed, plain
-from hvtrace.export.stream import Stream, TlsStream
+from hvtrace.web import tls
+from hvtrace.web.limits import HttpLimits
+from hvtrace.web.site import Answer, Site, not_allowed, plain
+from hvtrace.web.stream import Stream, TlsStream
 
 _WRITE_BYTES = 128 * 1024  # so much lies ready for a client, beside the answer itself
 _TLS_HANDSHAKE = b"\x16"  # RFC 8446, 5.1: the first byte of every TLS connection

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from hvtrace.errors import HvtraceError
-from hvtrace.export.yamlfile import Section
+from hvtrace.web.yamlfile import Section
 
 KEYS = (
     *("cert", "cert_file", "key", "key_file", "client_ca", "client_ca_file"),

@@ -11,11 +11,11 @@ from functools import partial
 from types import TracebackType
 
 from hvtrace.errors import HvtraceError
-from hvtrace.export.connection import Connection, Shared, Unread
-from hvtrace.export.limits import REASONS, HttpLimits
-from hvtrace.export.render import Metrics
-from hvtrace.export.site import Site
-from hvtrace.export.webconfig import Web
+from hvtrace.web.connection import Connection, Shared, Unread
+from hvtrace.web.limits import REASONS, HttpLimits
+from hvtrace.web.render import Metrics
+from hvtrace.web.site import Site
+from hvtrace.web.webconfig import Web
 
 _BACKLOG = 4096  # connections that wait to be let in; those beyond try again after a second
 # Who is in goes on between so many who come in: with fewer, a flood of requests would keep others

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import bcrypt
 
-from hvtrace.export.render import Busy
+from hvtrace.web.render import Busy
 
 MOST_COST = 18
 """bcrypt's cost doubles with each; 18 takes about 20 seconds."""

@@ -1,0 +1,1 @@
+"""HTTP for strangers: who may stay, for how long, and what they are told."""

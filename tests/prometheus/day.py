@@ -39,4 +39,4 @@ def day(seconds: float) -> inside.Ledgers:
 
 if __name__ == "__main__":
     length = float(sys.argv[1])
-    sys.exit(inside.main(Path(sys.argv[2]), lambda: day(length)))
+    sys.exit(inside.main(Path(sys.argv[2]), lambda _: day(length)))

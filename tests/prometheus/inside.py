@@ -2,8 +2,9 @@
 
     python -m tests.prometheus.inside SHARE
 
-Files in SHARE are the words between this and scene.py: "serving" and "ledgers.json" are
-ours, "scraped" and "end" are the other's.
+In the middle of it the exporter is killed and started again, while the kernel counts on.
+Files in SHARE are the words between this and scene.py: "serving", "ledgers.json" and "said"
+are ours, "scraped" and "end" are the other's.
 """
 
 from __future__ import annotations
@@ -18,14 +19,48 @@ from pathlib import Path
 from typing import Any
 
 HVTRACE = str(Path(sys.executable).with_name("hvtrace"))
-EXPORTER = ("exporter", "--listen", ":10942", "--round-trip", "--vcpus", "--probe-cost")
+PIN = "/sys/fs/bpf/hvtrace"
+EXPORTER = ("--listen", ":10942", "--round-trip", "--vcpus", "--probe-cost", "--pin", PIN)
 # A VM that calls all the time, and beside it VMs that come, make every call there is in
 # prime numbers, and go: the second time as VMs of the same names.
-BUSY = ("--mix", "windows-busy", "--rate", "23", "--duration", "30", "--vcpus", "2")
+BUSY = ("--mix", "windows-busy", "--rate", "23", "--duration", "40", "--vcpus", "2")
 EVERYTHING = ("--mix", "everything", "--vms", "2", "--vcpus", "2")
-TIMES = 2
 
 Ledgers = list[dict[str, Any]]
+
+
+class Exporter:
+    """The one of this host."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self._start()
+
+    def _start(self) -> None:
+        command = [HVTRACE, "exporter", *EXPORTER]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.said.append(line)
+            if "serving" in line:
+                return
+        raise AssertionError("".join(self.said))
+
+    def kill(self) -> None:
+        """As nobody should, and start it again."""
+        self._process.kill()
+        self._process.wait()
+        time.sleep(0.5)  # so long its other process may still listen
+        self._start()
+
+    def end(self) -> int:
+        """As it should be; nothing is left. The first status that was not 0, or 0."""
+        self._process.send_signal(signal.SIGTERM)
+        self.said.append(self._process.communicate()[1])
+        unpin = [HVTRACE, "unpin", PIN]
+        done = subprocess.run(unpin, check=False, stderr=subprocess.PIPE, text=True)
+        self.said.append(done.stderr)
+        return self._process.returncode or done.returncode or int(Path(PIN).exists())
 
 
 def guest(*options: str) -> subprocess.Popen[str]:
@@ -33,27 +68,27 @@ def guest(*options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def in_primes() -> Ledgers:
-    """Make calls in prime numbers; what was called."""
+def in_primes(exporter: Exporter) -> Ledgers:
+    """Make calls in prime numbers, and kill the exporter in the middle; what was called."""
     busy = guest(*BUSY)
-    ledgers = [json.loads(guest(*EVERYTHING).communicate()[0]) for _ in range(TIMES)]
-    return [*ledgers, json.loads(busy.communicate()[0])]
+    first = guest(*EVERYTHING).communicate()[0]
+    second = guest(*EVERYTHING)
+    exporter.kill()
+    return [json.loads(text) for text in (first, second.communicate()[0], busy.communicate()[0])]
 
 
-def main(share: Path, guests: Callable[[], Ledgers] = in_primes) -> int:
-    """Returns the exporter's exit status."""
-    exporter = subprocess.Popen([HVTRACE, *EXPORTER], stderr=subprocess.PIPE, text=True)
-    assert exporter.stderr is not None
-    line = exporter.stderr.readline()
-    (share / "serving").write_text(line)
+def main(share: Path, guests: Callable[[Exporter], Ledgers] = in_primes) -> int:
+    """0 where all ended well."""
+    exporter = Exporter()
+    (share / "serving").touch()
     wait_for(share / "scraped")
-    ledgers = guests()
+    ledgers = guests(exporter)
     (share / ".ledgers").write_text(json.dumps(ledgers))
     (share / ".ledgers").rename(share / "ledgers.json")
     wait_for(share / "end")
-    exporter.send_signal(signal.SIGTERM)
-    (share / "said").write_text(line + exporter.communicate()[1])
-    return exporter.returncode
+    status = exporter.end()
+    (share / "said").write_text("".join(exporter.said))
+    return status
 
 
 def wait_for(path: Path) -> None:

@@ -140,6 +140,16 @@ def test_nothing_was_lost_but_what_the_guests_say(scene: Scene, name: str) -> No
 
 
 @pytest.mark.parametrize("name", SERVERS)
+def test_a_kill_is_no_reset(scene: Scene, name: str) -> None:
+    """The exporter was killed in the middle of it all, and what it counts went on in the kernel."""
+    busy = 'hvtrace_hypercalls_total{job="hvtrace", vm="windows-busy-0"}'
+    server = scene.servers[name]
+    assert server.value("sum(changes(process_start_time_seconds[10m]))") > 0
+    assert server.value(f"sum(resets({busy}[10m]))") == 0
+    assert server.value(f"sum({busy})") > 101
+
+
+@pytest.mark.parametrize("name", SERVERS)
 def test_the_counters_could_always_be_read(scene: Scene, name: str) -> None:
     assert scene.servers[name].value("min(up)") == 1
     assert scene.servers[name].value("min(min_over_time(hvtrace_up[5m]))") == 1

@@ -20,7 +20,6 @@ import pytest
 
 from hvtrace.guest import mixfile
 from hvtrace.guest.session import Orders, Session
-from hvtrace.kernel.audit import LOOK_SECONDS
 from tests.vm.qemu.run import Qemu
 from tests.vm.run import HVTRACE
 
@@ -238,20 +237,3 @@ def test_rates_are_those_of_the_guests(seen: Seen) -> None:
     made = seen.made["too-much"][0x50]
     assert made > 0
     assert finding["per_minute"] == pytest.approx(60 * made / seen.report["duration_s"], 0.001)
-
-
-def test_a_guest_that_is_known_costs_nothing_more() -> None:
-    """What reads CPUID is gone as soon as every vCPU was seen, though the audit goes on."""
-    with Session(mix_of("good")) as session:
-        session.wait_ready()
-        with audit("--duration", "300") as running:
-            session.go()
-            while entry_is_watched():
-                time.sleep(0.2)
-            time.sleep(2 * LOOK_SECONDS)
-            assert not entry_is_watched()
-            assert running.poll() is None
-            running.send_signal(signal.SIGINT)
-            [guest] = json.loads(running.communicate()[0])["guests"]
-    assert guest["exposed"] is not None
-    assert guest["same_cpuid"] is True

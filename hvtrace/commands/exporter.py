@@ -18,6 +18,7 @@ from click.core import ParameterSource
 
 from hvtrace.commands.interrupts import Interrupts
 from hvtrace.commands.options import tracing
+from hvtrace.errors import HvtraceError
 from hvtrace.export.bounds import Limits
 from hvtrace.export.own import say, trim
 from hvtrace.stats.snapshot import Source
@@ -175,8 +176,8 @@ def _write(path: Path, interval: float, open_source: Open, limits: Limits) -> No
         say(f"writing {path} every {interval:g} s")
         problem, due = "", 0.0
         while not interrupts.wait(POLL_SECONDS if due else 0):
+            source.look()  # first: what ends it all is raised here, and not served as a fault
             if time.monotonic() < due:
-                source.look()
                 continue
             due = time.monotonic() + interval
             text = render(collector.families(), "")[1]
@@ -195,7 +196,13 @@ def _measured() -> Iterator[None]:
     """While the kernel measures all programs: ours, and those of others."""
     from hvtrace.kernel import bpf
 
-    descriptor = bpf.enable_statistics()
+    try:
+        descriptor = bpf.enable_statistics()
+    except OSError as error:
+        raise HvtraceError(
+            f"--probe-cost: the kernel does not measure programs for us ({error.strerror}):"
+            " run as root, or set sysctl kernel.bpf_stats_enabled=1"
+        ) from None
     try:
         yield
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
@@ -17,8 +16,6 @@ from hvtrace.export.labels import VmLabels
 from hvtrace.export.metrics import Metrics
 from hvtrace.hyperv.interface import Interface
 from hvtrace.stats.snapshot import Snapshot, Source
-
-_Answer = TypeVar("_Answer")
 
 
 class SourceCollector(Collector):
@@ -40,24 +37,13 @@ class SourceCollector(Collector):
         self._lock = threading.Lock()
         self._bounds, self._labels, self._metrics = Bounds(limits), VmLabels(), Metrics()
         self._up = True
-        self._closed = False
         self._room = True
-
-    def close(self) -> None:
-        """Let go of the source: a scrape that is under way does not touch it any more."""
-        with self._lock:
-            self._closed = True
-
-    def poll(self) -> None:
-        """Let the source look around, so that VMs are known before they are gone."""
-        with self._lock:
-            self._ask(self._source.look)
 
     def families(self) -> list[Family]:
         """All metrics; without the counters where the source has failed (hvtrace_up is 0)."""
         started = self._clock()
         with self._lock:
-            snapshot = self._ask(self._source.snapshot)
+            snapshot = self._snapshot()
             self._advise(snapshot)
             counters = self._counters(snapshot) if snapshot else []
         took = "Time it took to read the counters and to make metrics of them."
@@ -87,12 +73,10 @@ class SourceCollector(Collector):
             self._say("no room for all calls (hvtrace_lost_total): start with a larger --slots")
             self._room = False
 
-    def _ask(self, ask: Callable[[], _Answer]) -> _Answer | None:
-        """The source's answer; None where it failed: a scrape must say so and not fail itself."""
-        if self._closed:
-            return None
+    def _snapshot(self) -> Snapshot | None:
+        """The source's; None where it failed: a scrape must say so and not fail itself."""
         try:
-            answer = ask()
+            snapshot = self._source.snapshot()
         except Exception as error:
             if self._up:
                 self._say(f"the counters cannot be read: {error}")
@@ -101,7 +85,7 @@ class SourceCollector(Collector):
         if not self._up:
             self._say("the counters can be read again")
         self._up = True
-        return answer
+        return snapshot
 
 
 def _kvm(interface: Interface) -> Family:

@@ -25,7 +25,6 @@ from hvtrace.stats.snapshot import Snapshot, Source, rollup
 
 _READY = b""  # what the front says once it can serve; anything else is why it cannot
 _SNAPSHOT = b"?"
-_END_SECONDS = 5.0
 
 
 class RemoteSource:
@@ -103,7 +102,7 @@ class Front:
         except HvtraceError:
             raise  # says that it is over
         except Exception as error:
-            answer = str(error)
+            answer = str(error) or repr(error)
         self._send(answer)
 
     def _receive(self) -> bytes:

@@ -37,12 +37,6 @@ def test_registering_takes_no_snapshot():
     assert source.taken == 0
 
 
-def test_polling_looks_between_scrapes_and_takes_no_snapshot():
-    source = FakeSource(snapshot())
-    SourceCollector(source, print).poll()
-    assert (source.looks, source.taken) == (1, 0)
-
-
 def test_labels_are_kept_from_scrape_to_scrape():
     young, old = vm("a", 1013, start_time=9), vm("a", 1009, start_time=5)
     source = FakeSource(
@@ -74,12 +68,10 @@ def test_a_source_that_fails_is_an_answer_and_one_line():
     source.broken = True
     for _ in range(3):
         text = scrape(collector)
-        collector.poll()
         assert "hvtrace_up 0.0\n" in text
         assert "hvtrace_build_info{" in text
         assert "hvtrace_hypercalls" not in text
     source.broken = False
-    collector.poll()
     assert "hvtrace_up 1.0\n" in scrape(collector)
     assert said == ["the counters cannot be read: KVM went away", "the counters can be read again"]
 
@@ -97,38 +89,23 @@ def test_want_of_room_is_said_once(reason):
     assert said == ["no room for all calls (hvtrace_lost_total): start with a larger --slots"]
 
 
-def test_after_close_the_source_is_left_alone():
-    said: list[str] = []
-    source = FakeSource(snapshot())
-    collector = SourceCollector(source, said.append)
-    collector.close()
-    collector.poll()
-    assert "hvtrace_up 0.0\n" in scrape(collector)
-    assert (source.taken, source.looks, said) == (0, 0, [])
-
-
 def test_one_thread_at_a_time_uses_the_source():
     class Slow(FakeSource):
         inside = 0
         most = 0
 
         def snapshot(self):
-            self.look()
-            return super().snapshot()
-
-        def look(self):
             Slow.inside += 1
             Slow.most = max(Slow.most, Slow.inside)
             time.sleep(0.01)
             Slow.inside -= 1
-            super().look()
+            return super().snapshot()
 
     source = Slow(snapshot([row(latencies_ns=[5])]))
     collector = SourceCollector(source, print)
-    work = [collector.poll, lambda: scrape(collector)] * 7
-    threads = [threading.Thread(target=target) for target in work]
+    threads = [threading.Thread(target=scrape, args=(collector,)) for _ in range(13)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (source.taken, source.looks, Slow.most) == (7, 14, 1)
+    assert (source.taken, Slow.most) == (13, 1)

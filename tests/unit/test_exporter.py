@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from samples import FakeSource, snapshot
 
 from hvtrace.commands import exporter
 from hvtrace.errors import HvtraceError
-from hvtrace.kernel import live
+from hvtrace.kernel import bpf, live
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_hvtrace.py"))]
 
@@ -133,6 +134,34 @@ def test_a_port_that_is_taken_attaches_nothing(tmp_path):
     assert (process.returncode, out) == (1, "")
     assert err == f"hvtrace: cannot listen on {where}: Address already in use\n"
     assert not (tmp_path / "log").exists()
+
+
+def test_what_ends_the_source_ends_the_file(tmp_path, monkeypatch):
+    class Over(FakeSource):
+        def look(self):
+            raise HvtraceError("another KVM was loaded")
+
+    monkeypatch.setattr(live, "open_source", lambda **_: Over(snapshot()))
+    path = tmp_path / "hvtrace.prom"
+    with pytest.raises(HvtraceError, match="another KVM"):
+        CliRunner().invoke(
+            exporter.command,
+            ["--textfile", str(path)],
+            standalone_mode=False,
+            catch_exceptions=False,
+        )
+    assert not path.exists()
+
+
+def test_a_kernel_that_does_not_measure_is_one_line(tmp_path, monkeypatch):
+    def refuse():
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(live, "open_source", lambda **_: FakeSource(snapshot()))
+    monkeypatch.setattr(bpf, "enable_statistics", refuse)
+    command = ["--textfile", str(tmp_path / "hvtrace.prom"), "--probe-cost"]
+    with pytest.raises(HvtraceError, match=r"--probe-cost: .*Operation not permitted.*sysctl"):
+        CliRunner().invoke(exporter.command, command, standalone_mode=False, catch_exceptions=False)
 
 
 def test_filters_and_the_life_of_ended_vms_are_the_source_s(monkeypatch):

@@ -141,7 +141,8 @@ def test_what_ends_the_source_ends_the_file(tmp_path, monkeypatch):
         def look(self):
             raise HvtraceError("another KVM was loaded")
 
-    monkeypatch.setattr(live, "open_source", lambda **_: Over(snapshot()))
+    source = Over(snapshot())
+    monkeypatch.setattr(live, "open_source", lambda **_: source)
     path = tmp_path / "hvtrace.prom"
     with pytest.raises(HvtraceError, match="another KVM"):
         CliRunner().invoke(
@@ -150,6 +151,7 @@ def test_what_ends_the_source_ends_the_file(tmp_path, monkeypatch):
             standalone_mode=False,
             catch_exceptions=False,
         )
+    assert source.taken == 0  # nor was it shown as a fault that may pass
     assert not path.exists()
 
 

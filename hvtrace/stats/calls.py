@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from hvtrace.hyperv import codes, statuses
-from hvtrace.stats.histogram import Counts, extremes_ns, percentiles_ns
-from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Snapshot, Vm
+from hvtrace.stats.histogram import Counts, extremes_ns, quantiles_ns
+from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Array, Snapshot, Vm, completed
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
@@ -60,49 +60,58 @@ class Call:
 
 def calls(snapshot: Snapshot) -> list[Call]:
     """The rows of `snapshot`, in their order; roll it up first."""
-    failed: list[dict[str, int]] = [{} for _ in snapshot.rows]
-    for row, status, count in snapshot.statuses.tolist():
-        if count:
-            failed[row][statuses.name_of(status)] = count
-    found = [_call(snapshot.vms, row, failed[i]) for i, row in enumerate(snapshot.rows)]
-    if not len(snapshot.trips):
-        return found
-    return [
-        replace(call, trips=int(trip["buckets"].sum()), round_trip=_latency(trip))
-        for call, trip in zip(found, snapshot.trips, strict=True)
-    ]
-
-
-def _call(vms: tuple[Vm, ...], row: np.void, failed: dict[str, int]) -> Call:
-    buckets: Counts = row["buckets"]
-    done = int(buckets.sum())
-    # A failure is counted after its bucket, but read before it: never negative for long.
-    success = max(0, done - sum(failed.values()))
-    return Call(
-        vm=vms[row["vm"]],
-        code=int(row["code"]),
-        name=codes.name_of(int(row["code"])),
-        fast=bool(row["fast"]),
-        handler=HANDLERS[row["handler"]],
-        completed=done,
-        unfinished=int(row["unfinished"]),
-        reps=int(row["reps"]),
-        xmm_input=int(row["xmm_input"]),
-        xmm_output={v: int(n) for v, n in zip(VERDICTS, row["xmm_output"], strict=True) if n},
-        statuses={**({"SUCCESS": success} if success else {}), **failed},
-        latency=_latency(row),
-        buckets=buckets,
+    rows, trips = snapshot.rows, snapshot.trips
+    called, done = rows["code"].tolist(), completed(rows).tolist()
+    # By columns, in the order of Call's fields: row by row it takes several times as long.
+    columns = (
+        [snapshot.vms[vm] for vm in rows["vm"].tolist()],
+        called,
+        [codes.name_of(code) for code in called],
+        rows["fast"].astype(bool).tolist(),
+        [HANDLERS[handler] for handler in rows["handler"].tolist()],
+        done,
+        *(rows[name].tolist() for name in ("unfinished", "reps", "xmm_input")),
+        _verdicts(rows["xmm_output"]),
+        _statuses(snapshot.statuses, done),
+        _latencies(rows, done),
+        rows["buckets"],
     )
+    if len(trips):
+        ended = completed(trips).tolist()
+        columns += (ended, _latencies(trips, ended))
+    return [Call(*fields) for fields in zip(*columns, strict=True)]
 
 
-def _latency(row: np.void) -> Latency | None:
-    """Of a ROW or a TRIP; None where nothing was counted."""
-    buckets: Counts = row["buckets"]
-    if not buckets.any():
-        return None
-    low, high = extremes_ns(buckets, int(row["min_ns"]), int(row["max_ns"]))
-    quantiles = percentiles_ns(buckets, tuple(QUANTILES.values()), low, high)
-    return Latency(int(row["sum_ns"]), low, high, *quantiles)
+def _verdicts(counts: Counts) -> list[dict[str, int]]:
+    """Of each row of `counts`, shape (n, len(VERDICTS))."""
+    found: list[dict[str, int]] = [{} for _ in counts]
+    row, verdict = np.nonzero(counts)
+    for i, which in zip(row.tolist(), verdict.tolist(), strict=True):
+        found[i][VERDICTS[which]] = int(counts[i, which])
+    return found
+
+
+def _statuses(failures: Array, done: list[int]) -> list[dict[str, int]]:
+    """Of each row, of which so many are `done`."""
+    found = [{"SUCCESS": count} for count in done]
+    for row, status, count in failures[failures["count"] > 0].tolist():
+        found[row]["SUCCESS"] -= count
+        found[row][statuses.name_of(status)] = count
+    for own in found:
+        if own["SUCCESS"] <= 0:  # less: a failure is counted after its bucket, but read before it
+            del own["SUCCESS"]
+    return found
+
+
+def _latencies(rows: Array, done: list[int]) -> list[Latency | None]:
+    """Of rows of ROW or TRIP; None where nothing is `done`."""
+    low, high = extremes_ns(rows["buckets"], rows["min_ns"], rows["max_ns"])
+    quantiles = quantiles_ns(rows["buckets"], tuple(QUANTILES.values()), low, high)
+    times = (column.tolist() for column in (rows["sum_ns"], low, high, *quantiles.T))
+    return [
+        Latency(*own) if count else None
+        for count, own in zip(done, zip(*times, strict=True), strict=True)
+    ]
 
 
 def as_json(call: Call) -> dict[str, Any]:

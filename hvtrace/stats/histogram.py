@@ -7,7 +7,6 @@ percentile is at most half a bucket, 12.5 %.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,8 +31,9 @@ UPPER_NS: NDArray[np.float64] = _bounds_ns()
 LOWER_NS: NDArray[np.float64] = np.concatenate(([0.0], UPPER_NS[:-1]))
 """Lower bound of each bucket in ns, shape (BUCKETS,)."""
 
-_UPPER_NS: list[float] = UPPER_NS.tolist()  # plain floats: ten times faster one by one
-_LOWER_NS: list[float] = LOWER_NS.tolist()
+# The shortest and the longest whole ns that a bucket holds.
+_FIRST_NS: Counts = np.ceil(LOWER_NS).astype(np.uint64)
+_LAST_NS: Counts = np.append(np.floor(UPPER_NS[:-1]).astype(np.uint64), ~np.uint64(0))
 
 
 def octaves(buckets: Counts) -> Counts:
@@ -54,40 +54,42 @@ OCTAVE_UPPER_SECONDS: tuple[float, ...] = (
 """Upper bounds in seconds that belong to :func:`octaves`."""
 
 
-def percentile_ns(buckets: Counts, q: float, min_ns: int, max_ns: int) -> int | None:
-    """The `q` quantile (0..1) in ns of one histogram of shape (BUCKETS,).
+def quantiles_ns(
+    buckets: NDArray[np.uint64] | NDArray[np.float64],
+    quantiles: Sequence[float],
+    min_ns: Counts,
+    max_ns: Counts,
+) -> Counts:
+    """The `quantiles` (0..1) in ns of n histograms at once, shape (n, len(quantiles)).
 
-    The middle of the bucket that holds the ceil(q n)-th smallest call, kept
-    within the exact extremes. None where nothing was counted.
+    `buckets` has shape (n, BUCKETS), and 2^64 calls at most; `min_ns` and `max_ns` have shape
+    (n,). The middle of the bucket that holds the ceil(q n)-th smallest call, kept within the
+    exact extremes; 0 where nothing was counted.
     """
-    found = percentiles_ns(buckets, (q,), min_ns, max_ns)
-    return found[0] if found else None
+    n = len(buckets)
+    # All rows as one long histogram: one sum and one search, a call's rank counted from its row's.
+    cumulative = np.cumsum(buckets.astype(np.uint64, copy=False).ravel())
+    ends = cumulative[BUCKETS - 1 :: BUCKETS]
+    starts = np.concatenate((ends[:1] * 0, ends[:-1]))
+    totals = (ends - starts)[:, None]
+    ranks = np.ceil(np.array(quantiles) * totals.astype(np.float64)).astype(np.uint64)
+    ranks = np.minimum(np.maximum(ranks, np.uint64(1)), totals)
+    found = np.searchsorted(cumulative, (ranks + starts[:, None]).ravel()).reshape(ranks.shape)
+    # A row of nothing finds an earlier row's bucket, and none in the first: its result is dropped.
+    index = np.maximum(found - np.arange(n)[:, None] * BUCKETS, 0)
+    least, most = min_ns[:, None], max_ns[:, None]
+    high = np.minimum(UPPER_NS[index], most)
+    low = np.minimum(np.maximum(LOWER_NS[index], least), high)
+    middle = np.rint((low + high) / 2).astype(np.uint64)
+    return np.where(totals > 0, np.minimum(np.maximum(middle, least), most), np.uint64(0))
 
 
-def percentiles_ns(
-    buckets: Counts, quantiles: Sequence[float], min_ns: int, max_ns: int
-) -> list[int]:
-    """Several quantiles of one histogram as by :func:`percentile_ns`; [] where it is empty."""
-    cumulative = np.cumsum(buckets)
-    total = int(cumulative[-1])
-    if total == 0:
-        return []
-    ranks = [max(1, math.ceil(q * total)) for q in quantiles]
-    found = []
-    for index in np.searchsorted(cumulative, np.array(ranks, dtype=np.uint64)).tolist():
-        high = min(_UPPER_NS[index], max_ns)
-        low = max(_LOWER_NS[index], min_ns)
-        found.append(min(max(round((low + high) / 2), min_ns), max_ns))
-    return found
+def extremes_ns(buckets: Counts, min_ns: Counts, max_ns: Counts) -> tuple[Counts, Counts]:
+    """`min_ns` and `max_ns` of n histograms, moved into the outermost buckets that hold a call.
 
-
-def extremes_ns(buckets: Counts, min_ns: int, max_ns: int) -> tuple[int, int]:
-    """`min_ns` and `max_ns`, moved into the outermost buckets that hold a call.
-
-    A call that ends while its counters are read can be in the buckets and not
-    yet in the extremes: they are then a bound of its bucket. Something must
-    have been counted.
+    A call that ends while its counters are read can be in the buckets and not yet in the
+    extremes: they are then a bound of its bucket. They mean nothing where nothing was counted.
     """
-    used = np.flatnonzero(buckets).tolist()
-    high = max(max_ns, math.ceil(_LOWER_NS[used[-1]]))
-    return int(min(min_ns, _UPPER_NS[used[0]], high)), high
+    used = buckets > 0
+    high = np.maximum(max_ns, _FIRST_NS[BUCKETS - 1 - used[:, ::-1].argmax(axis=1)])
+    return np.minimum(np.minimum(min_ns, _LAST_NS[used.argmax(axis=1)]), high), high

@@ -35,6 +35,9 @@ LOWER_NS: NDArray[np.float64] = np.concatenate(([0.0], UPPER_NS[:-1]))
 _FIRST_NS: Counts = np.ceil(LOWER_NS).astype(np.uint64)
 _LAST_NS: Counts = np.append(np.floor(UPPER_NS[:-1]).astype(np.uint64), ~np.uint64(0))
 
+LE_NS: tuple[int | None, ...] = (*_LAST_NS[:-1].tolist(), None)
+"""The longest whole ns that each bucket holds, as JSON has it; None for the last."""
+
 
 def octaves(buckets: Counts) -> Counts:
     """Sum buckets to whole octaves.
@@ -84,7 +87,9 @@ def quantiles_ns(
     return np.where(totals > 0, np.minimum(np.maximum(middle, least), most), np.uint64(0))
 
 
-def extremes_ns(buckets: Counts, min_ns: Counts, max_ns: Counts) -> tuple[Counts, Counts]:
+def extremes_ns(
+    buckets: Counts | NDArray[np.float64], min_ns: Counts, max_ns: Counts
+) -> tuple[Counts, Counts]:
     """`min_ns` and `max_ns` of n histograms, moved into the outermost buckets that hold a call.
 
     A call that ends while its counters are read can be in the buckets and not yet in the

@@ -46,6 +46,11 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.0f}"
 
 
+def share(ratio: float) -> str:
+    """A share in per cent, in five columns at most, small ones too: "0.31", "12.5", "<0.01"."""
+    return quantity(100 * ratio)
+
+
 def printable(text: str) -> str:
     """`text` without characters that a terminal might act on: names come from other processes."""
     return "".join(c if c.isprintable() else "?" for c in text)

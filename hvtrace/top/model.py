@@ -1,153 +1,186 @@
-"""From successive snapshots to what a live view can show. Pure.
-
-A frame is immutable: a view that pauses just keeps the one it has.
-"""
+"""From successive snapshots to frames: what one picture can show. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 
-from hvtrace.stats.snapshot import Lost, Snapshot, Vm, delta, empty
-from hvtrace.stats.table import Line, lines
+import numpy as np
+
+from hvtrace.stats.slow import SlowCall
+from hvtrace.stats.snapshot import Lost, Probe, Snapshot, Vm
+from hvtrace.stats.tally import EMPTY, TID_SHIFT, VM_SHIFT, Tally, since, tally
 from hvtrace.stats.text import printable
+from hvtrace.stats.vm import Identity
 
 KEEP_ENDED_SECONDS = 15.0
 """How long a VM that has ended is still shown, in one frame at least."""
 
-Identity = tuple[int, int, int | None]
+NEW_SECONDS = 15.0
+"""How long a VM is new."""
 
-
-class Scope(Enum):
-    """What rates, shares and times are of. Counts are always since the start."""
-
-    INTERVAL = "last"
-    TOTAL = "total"
+PROBE_OF_CALLS = "kvm_hv_hypercall"
+"""The program that runs once for each call."""
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of time, and what all rows together did in it."""
+class Cost:
+    """What hvtrace itself takes."""
 
-    seconds: float = 0.0
-    calls: int = 0
-    time_ns: int = 0  # service time of completed calls
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One call of one VM, all its variants together."""
-
-    label: str  # of the VM: its name, with the pid where others have the same
-    total: Line  # since the start, or the last reset
-    last: Line | None  # in the last interval; None: not called in it
-
-    @property
-    def vm(self) -> Vm:
-        """Who called."""
-        return self.total.total.vm
+    ns_per_call: float | None  # of its BPF programs, all together; None: not measured
+    kernel_share: float | None  # of a core, in them
+    own_share: float  # of a core, in this process
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """All that one picture can show."""
+    """All that one picture can show; it never changes, so a paused view just keeps it.
 
+    `counted` is of the interval of `seconds` that ended at `time`, `total` since the start or
+    the last reset, `total_seconds` ago. VMs are known by numbers, as in the tallies' keys.
+    """
+
+    number: int  # they count up; of several frames in one, the last's
     time: float  # unix seconds
-    rows: tuple[Row, ...]
-    total: Span
-    last: Span | None  # None until the first interval is over
-    lost: Lost  # since the first snapshot, or the last reset
+    seconds: float
+    counted: Tally | None  # None: the first, there is no interval yet
+    total: Tally
+    total_seconds: float
+    vms: Mapping[int, Vm]  # those to be shown
+    labels: Mapping[int, str]  # their names, with the pid where others have the same
+    new: frozenset[int]
+    vcpus: Mapping[int, int]  # key of the thread (VM and tid) -> KVM's number of its vCPU
+    lost: Lost  # since the start, or the last reset
     in_flight: int
-
-    def span(self, scope: Scope) -> Span:
-        """The stretch that the rates of `scope` are of; an empty one where there is none yet."""
-        return self.total if scope is Scope.TOTAL else self.last or Span()
+    slow: tuple[SlowCall, ...]  # of the interval
+    sized: bool  # rep counts and variable headers are known
+    probes: tuple[Probe, ...]
+    cost: Cost
 
     @property
-    def vms(self) -> int:
-        """How many VMs have made a call and are still there."""
-        return len({row.vm.identity for row in self.rows if not row.vm.ended})
+    def vcpu_count(self) -> int:
+        """Of all VMs: those that have made a call."""
+        return sum(vm.vcpus for vm in self.vms.values())
 
 
 class Model:
-    """Turns snapshots of one source, each rolled up, into frames.
+    """Turns the snapshots of one source into frames.
 
     `reset` may be called by another thread than `feed`.
     """
 
     def __init__(self) -> None:
-        self._base: Snapshot | None = None
-        self._latest: Snapshot | None = None
+        self._numbers: dict[Identity, int] = {}
+        self._before: Tally | None = None
+        self._base = EMPTY
+        self._base_ns: int | None = None
+        self._base_lost = Lost()
+        self._last_ns = 0
+        self._last_cpu_seconds = 0.0
         self._reset = False
-        self._ended_ns: dict[Identity, int] = {}  # when first seen so
-
-    def feed(self, snapshot: Snapshot) -> Frame:
-        """The frame of a new snapshot."""
-        before, self._latest = self._latest, snapshot
-        if self._base is None:
-            # Its counters began at zero: totals are those of the source, not a call less. But
-            # what is lost by then (completions of calls that were open while attaching) is no loss.
-            self._base = replace(
-                empty(),
-                monotonic_ns=snapshot.monotonic_ns,
-                lost=Lost(orphans=snapshot.lost.orphans),
-            )
-        if self._reset:
-            self._reset = False
-            self._base, before = snapshot, None
-        return _frame(self._base, before, snapshot, self._gone(snapshot))
+        self._frames = 0
+        self._vcpus: dict[int, int] = {}
+        self._began_ns: dict[int, int] = {}  # VMs by number: when first seen
+        self._ended_ns: dict[int, int] = {}  # when first seen to have ended
 
     def reset(self) -> None:
         """Count from the next snapshot on."""
         self._reset = True
 
-    def _gone(self, now: Snapshot) -> set[Identity]:
-        """VMs that are not to be shown any more."""
-        ended = {vm.identity for vm in now.vms if vm.ended}
-        self._ended_ns = {vm: self._ended_ns.get(vm, now.monotonic_ns) for vm in ended}
-        limit = now.monotonic_ns - KEEP_ENDED_SECONDS * 1e9
-        return {vm for vm, since in self._ended_ns.items() if since < limit}
+    def feed(self, snapshot: Snapshot, cpu_seconds: float = 0.0) -> Frame:
+        """The frame of a new snapshot; `cpu_seconds` is what this process has used so far."""
+        now_ns = snapshot.monotonic_ns
+        numbers = self._number(snapshot)
+        now = tally(snapshot, numbers)
+        seconds = (now_ns - self._last_ns) / 1e9 if self._before is not None else 0.0
+        counted = None
+        if self._reset or self._base_ns is None:
+            if self._reset:
+                self._base, self._base_lost = now, snapshot.lost
+                self._reset = False
+            else:
+                # Its counters began at zero: totals are those of the source, not a call less.
+                # But completions of calls that were open while attaching are no loss.
+                self._base_lost = Lost(orphans=snapshot.lost.orphans)
+            self._base_ns = now_ns
+        elif self._before is not None:
+            counted = since(self._before, now)
+        own_seconds = cpu_seconds - self._last_cpu_seconds
+        self._before, self._last_ns, self._last_cpu_seconds = now, now_ns, cpu_seconds
+        self._frames += 1
+        vms, new = self._shown(snapshot, numbers, now_ns)
+        return Frame(
+            number=self._frames,
+            time=snapshot.time,
+            seconds=seconds if counted is not None else 0.0,
+            counted=counted,
+            total=now if self._base is EMPTY else since(self._base, now),
+            total_seconds=(now_ns - self._base_ns) / 1e9,
+            vms=vms,
+            labels=_labels(vms),
+            new=new,
+            vcpus=self._know_vcpus(snapshot, numbers),
+            lost=_less(snapshot.lost, self._base_lost),
+            in_flight=snapshot.in_flight,
+            slow=snapshot.slow,
+            sized=len(snapshot.sizes) > 0,
+            probes=snapshot.probes,
+            cost=_cost(snapshot.probes, counted, seconds, own_seconds),
+        )
+
+    def _number(self, snapshot: Snapshot) -> list[int]:
+        """The numbers of its VMs: the same in every snapshot."""
+        found = self._numbers
+        return [found.setdefault(vm.identity, len(found)) for vm in snapshot.vms]
+
+    def _know_vcpus(self, snapshot: Snapshot, numbers: list[int]) -> dict[int, int]:
+        """One for all frames, for what is known of a thread stays true."""
+        threads = snapshot.rows[["vm", "tid", "vcpu"]]
+        threads = threads[np.append(True, threads[1:] != threads[:-1])[: len(threads)]]
+        for vm, tid, vcpu in threads.tolist():
+            if vcpu:
+                self._vcpus[numbers[vm] << VM_SHIFT | tid << TID_SHIFT] = vcpu - 1
+        return self._vcpus
+
+    def _shown(
+        self, snapshot: Snapshot, numbers: list[int], now_ns: int
+    ) -> tuple[dict[int, Vm], frozenset[int]]:
+        """VMs that are to be shown, and which of them are new."""
+        vms = dict(zip(numbers, snapshot.vms, strict=True))
+        first = self._frames == 1
+        known, ended = self._began_ns, self._ended_ns
+        # Who is there at the start is not new.
+        self._began_ns = {n: known.get(n, 0 if first else now_ns) for n in vms}
+        self._ended_ns = {n: ended.get(n, now_ns) for n, vm in vms.items() if vm.ended}
+        gone_ns, new_ns = now_ns - KEEP_ENDED_SECONDS * 1e9, now_ns - NEW_SECONDS * 1e9
+        for number, since_ns in self._ended_ns.items():
+            if since_ns < gone_ns:
+                del vms[number]
+        new = (n for n, vm in vms.items() if self._began_ns[n] > max(0, new_ns) and not vm.ended)
+        return vms, frozenset(new)
 
 
-def _frame(base: Snapshot, before: Snapshot | None, now: Snapshot, gone: set[Identity]) -> Frame:
-    since = delta(base, now)
-    total = _lines(since, gone)
-    last = [] if before is None else _lines(delta(before, now), gone)
-    found = {_key(line): line for line in last}
-    labels = _labels({line.total.vm for line in total})
-    return Frame(
-        time=now.time,
-        rows=tuple(
-            Row(labels[line.total.vm.identity], line, found.get(_key(line))) for line in total
-        ),
-        total=_span(base, now, total),
-        last=None if before is None else _span(before, now, last),
-        lost=since.lost,
-        in_flight=now.in_flight,
-    )
+def _less(lost: Lost, base: Lost) -> Lost:
+    return Lost(*(a - b for a, b in zip(astuple(lost), astuple(base), strict=True)))
 
 
-def _lines(counted: Snapshot, gone: set[Identity]) -> list[Line]:
-    return [line for line in lines(counted) if line.total.vm.identity not in gone]
-
-
-def _labels(vms: set[Vm]) -> dict[Identity, str]:
-    uses = Counter(vm.name for vm in vms)
+def _labels(vms: Mapping[int, Vm]) -> dict[int, str]:
+    uses = Counter(vm.name for vm in vms.values())
     return {
-        vm.identity: printable(vm.name if uses[vm.name] == 1 else f"{vm.name}/{vm.pid}")
-        for vm in vms
+        number: printable(vm.name if uses[vm.name] == 1 else f"{vm.name}/{vm.pid}")
+        for number, vm in vms.items()
     }
 
 
-def _key(line: Line) -> tuple[Identity, int]:
-    return line.total.vm.identity, line.total.code
-
-
-def _span(start: Snapshot, end: Snapshot, found: Sequence[Line]) -> Span:
-    return Span(
-        seconds=(end.monotonic_ns - start.monotonic_ns) / 1e9,
-        calls=sum(line.total.calls for line in found),
-        time_ns=sum(line.time_ns for line in found),
+def _cost(
+    probes: tuple[Probe, ...], counted: Tally | None, seconds: float, own_seconds: float
+) -> Cost:
+    calls = sum(probe.runs for probe in probes if probe.name == PROBE_OF_CALLS)
+    each = sum(probe.run_ns for probe in probes) / calls if calls else None
+    rate = int(counted.calls.sum()) / seconds if counted is not None and seconds else None
+    return Cost(
+        ns_per_call=each,
+        kernel_share=each * rate / 1e9 if each is not None and rate is not None else None,
+        own_share=own_seconds / seconds if seconds else 0.0,
     )

@@ -1,0 +1,379 @@
+"""Counters in compact columns: what a view can keep many of, and add up in any way.
+
+A snapshot's row takes a kilobyte, most of it zeros. Here a row has cells: an id (a latency
+bucket, or a counter) and a value that is not zero, so that 32,000 rows take two megabytes, and
+every step is a few passes over arrays: a difference, a sum, a roll-up by any part of the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvtrace.hyperv.xmm import VERDICTS
+from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS, extremes_ns
+from hvtrace.stats.snapshot import KEY, NO_MIN, SIZES, Array, Snapshot, rollup
+from hvtrace.stats.table import ATTEMPTS
+
+Ints = NDArray[np.uint64]
+Index = NDArray[np.intp]
+Floats = NDArray[np.float64]
+
+REP_SIZES, VAR_SIZES = SIZES["reps"].shape[0], SIZES["var"].shape[0]
+
+# Ids of cells. Latency buckets come first, so that a row's first cells are its histogram.
+REPS_AT = BUCKETS
+VAR_AT = REPS_AT + REP_SIZES
+_SCALARS = ("sum_ns", "unfinished", "reps", "xmm_input", *ATTEMPTS, "trips", "trip_ns")
+CELL = {name: VAR_AT + VAR_SIZES + i for i, name in enumerate(_SCALARS)}
+CELLS = VAR_AT + VAR_SIZES + len(_SCALARS)
+assert CELLS <= 256  # an id is a byte
+
+_AT_ONCE = 2048  # rows: what is worked on stays in a CPU's cache
+
+VM_SHIFT, TID_SHIFT, CODE_SHIFT = 40, 18, 2
+VM_KEY = np.uint64(0xFFFFFF << VM_SHIFT)
+TID_KEY = np.uint64(0x3FFFFF << TID_SHIFT)
+CODE_KEY = np.uint64(0xFFFF << CODE_SHIFT)
+FAST_KEY, VMM_KEY = np.uint64(2), np.uint64(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Rows by key: VM (a number that its maker chose), thread, code, fast, handler.
+
+    Row i has the cells `start[i]` to `start[i + 1]`, by ascending id. What is zero has no cell.
+    """
+
+    keys: Ints  # (rows,) ascending
+    start: NDArray[np.int32]  # (rows + 1,)
+    ids: NDArray[np.uint8]  # (cells,)
+    values: NDArray[np.unsignedinteger]  # (cells,) uint32 where that holds them, else uint64
+    calls: NDArray[np.unsignedinteger]  # (rows,) that are over: completed or not
+    min_ns: Ints  # (rows,) NO_MIN where nothing has completed
+    max_ns: Ints  # (rows,)
+    failures: Ints  # (failures,) ascending: row << 16 | status
+    failed: Ints  # (failures,) how many
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of it all."""
+        return sum(getattr(self, name).nbytes for name in self.__slots__)
+
+    @property
+    def completed(self) -> Ints:
+        """Calls of each row that got a result."""
+        counts = self.calls.astype(np.uint64)
+        never = np.flatnonzero(self.ids == CELL["unfinished"])
+        counts[self.rows[never]] -= self.values[never]
+        return counts
+
+    @property
+    def rows(self) -> Index:
+        """The row of each cell."""
+        return np.repeat(np.arange(len(self.keys)), np.diff(self.start))
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """One ascending number for each cell: its row << 8 | its id."""
+        return self.rows << 8 | self.ids
+
+
+def tally(snapshot: Snapshot, numbers: Sequence[int]) -> Tally:
+    """All of `snapshot`; `numbers` are the VMs' numbers, in the order of `snapshot.vms`."""
+    keys = _keys(snapshot, numbers)
+    order = np.argsort(keys, kind="stable")
+    if (np.diff(keys[order]) == 0).any():
+        return tally(rollup(snapshot, KEY), numbers)
+    places, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+    for first in range(0, len(order), _AT_ONCE):
+        dense = _dense(snapshot, order[first : first + _AT_ONCE]).ravel()
+        at = np.flatnonzero(dense != 0)  # of booleans: several times as fast
+        row, ids = np.divmod(at, CELLS)
+        places.append(row + first << 8 | ids)
+        values.append(dense[at])
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    statuses = snapshot.statuses
+    return _build(
+        keys[order],
+        (np.concatenate(places), np.concatenate(values)),
+        (snapshot.rows["min_ns"][order], snapshot.rows["max_ns"][order]),
+        (
+            rank[statuses["row"]].astype(np.uint64) << np.uint64(16) | statuses["status"],
+            statuses["count"].astype(np.uint64),
+        ),
+    )
+
+
+EMPTY = Tally(
+    *(np.zeros(0, np.uint64), np.zeros(1, np.int32), np.zeros(0, np.uint8)),
+    *(np.zeros(0, np.uint32), np.zeros(0, np.uint32)),
+    *(np.zeros(0, np.uint64) for _ in range(4)),
+)
+"""Nothing at all."""
+
+
+def since(before: Tally, after: Tally) -> Tally:
+    """What was counted after `before`; rows without anything new are left out.
+
+    Sums and buckets are exact. The extremes are exact where those of the whole moved, else
+    bounds of the outermost buckets. The counts of a thread that ended go on in the row of its
+    VM's ended threads (tid 0), and are looked for there. A row with a count that fell has begun
+    again, and all of it is new.
+    """
+    before, at, cells = _continued(before, after)
+    values = after.values.astype(np.uint64)
+    values[cells] -= before.values
+    counts, known = after.failed.copy(), find(after.failures, _moved(before, at))
+    there = known >= 0
+    counts[known[there]] -= np.minimum(before.failed[there], counts[known[there]])
+    low, high = _extremes(after, before, at, values)
+    return _build(after.keys, (after.places, values), (low, high), (after.failures, counts))
+
+
+def add(first: Tally, second: Tally) -> Tally:
+    """Both together."""
+    keys = np.unique(np.concatenate((first.keys, second.keys)))
+    at = [np.searchsorted(keys, part.keys) for part in (first, second)]
+    low, high = np.full(len(keys), NO_MIN), np.zeros(len(keys), np.uint64)
+    for part, rows in zip((first, second), at, strict=True):
+        np.minimum.at(low, rows, part.min_ns)
+        np.maximum.at(high, rows, part.max_ns)
+    cells = _sum(
+        np.concatenate((_places(first, at[0]), _places(second, at[1]))),
+        np.concatenate((first.values, second.values)),
+    )
+    failures, failed = _sum(
+        np.concatenate((_moved(first, at[0]), _moved(second, at[1]))),
+        np.concatenate((first.failed, second.failed)),
+    )
+    return _build(keys, cells, (low, high), (failures.astype(np.uint64), failed))
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Rows added up. Of shape (groups,) but for `cells`."""
+
+    cells: Floats  # (groups, CELLS)
+    min_ns: Ints  # mean nothing where nothing has completed, as the next
+    max_ns: Ints
+    calls: Floats
+    fast: Floats  # calls with parameters in registers
+    vmm: Floats  # calls served by the VMM
+    failures: Floats
+
+    @property
+    def buckets(self) -> Floats:
+        """Completed calls by service time, (groups, BUCKETS)."""
+        return self.cells[:, :BUCKETS]
+
+    @property
+    def completed(self) -> Floats:
+        """Calls that got a result."""
+        return self.calls - self["unfinished"]
+
+    def take(self, groups: Index) -> Groups:
+        """Only these, in this order."""
+        return Groups(*(getattr(self, name)[groups] for name in self.__slots__))
+
+    def __getitem__(self, name: str) -> Floats:
+        """A counter, by its name in CELL."""
+        return self.cells[:, CELL[name]]
+
+
+def group(counted: Tally, labels: Index, count: int) -> Groups:
+    """Add up the rows of each label, 0 to `count` - 1; rows with label -1 are left out."""
+    used = np.flatnonzero(labels >= 0)
+    label = labels[used]
+    calls = counted.calls[used].astype(np.float64)
+    keys = counted.keys[used]
+
+    def of_rows(weights: Floats) -> Floats:
+        return _sums(label, weights, count)
+
+    low, high = np.full(count, NO_MIN), np.zeros(count, np.uint64)
+    np.minimum.at(low, label, counted.min_ns[used])
+    np.maximum.at(high, label, counted.max_ns[used])
+    of_cell = labels[counted.rows]
+    places, values = of_cell * CELLS + counted.ids, counted.values
+    if len(used) < len(labels):
+        kept = np.flatnonzero(of_cell >= 0)
+        places, values = places[kept], values[kept]
+    of_failure = labels[(counted.failures >> np.uint64(16)).astype(np.intp)]
+    failing = np.flatnonzero(of_failure >= 0)
+    cells = _sums(places, values, count * CELLS).reshape(count, CELLS)
+    low, high = extremes_ns(cells[:, :BUCKETS], low, high)
+    return Groups(
+        cells=cells,
+        min_ns=low,
+        max_ns=high,
+        calls=of_rows(calls),
+        fast=of_rows(np.where(keys & FAST_KEY, calls, 0.0)),
+        vmm=of_rows(np.where(keys & VMM_KEY, calls, 0.0)),
+        failures=_sums(of_failure[failing], counted.failed[failing], count),
+    )
+
+
+def _sums(labels: Index, weights: NDArray[np.number], count: int) -> Floats:
+    """Sum of the weights of each label."""
+    return np.bincount(labels, weights, count).astype(np.float64, copy=False)  # of none: integers
+
+
+def statuses_of(counted: Tally, rows: Index) -> dict[int, int]:
+    """Failures of these rows together, by status; it is never 0."""
+    chosen = np.isin(counted.failures >> np.uint64(16), rows)
+    found: dict[int, int] = {}
+    for place, number in zip(
+        counted.failures[chosen].tolist(), counted.failed[chosen].tolist(), strict=True
+    ):
+        found[place & 0xFFFF] = found.get(place & 0xFFFF, 0) + number
+    return found
+
+
+def _keys(snapshot: Snapshot, numbers: Sequence[int]) -> Ints:
+    rows, vm = snapshot.rows, np.array(numbers, dtype=np.uint64)
+    keys: Ints = rows["fast"].astype(np.uint64) << np.uint64(1) | rows["handler"]
+    if len(rows):
+        keys |= vm[rows["vm"]] << np.uint64(VM_SHIFT)
+    for name, shift in (("tid", TID_SHIFT), ("code", CODE_SHIFT)):
+        keys |= rows[name].astype(np.uint64) << np.uint64(shift)
+    return keys
+
+
+def _dense(snapshot: Snapshot, some: Index) -> Ints:
+    """All cells of some rows, zeros too."""
+    rows = np.take(snapshot.rows, some)
+    dense = np.zeros((len(some), CELLS), np.uint64)
+    dense[:, :BUCKETS] = rows["buckets"]
+    for name in ("sum_ns", "unfinished", "reps", "xmm_input"):
+        dense[:, CELL[name]] = rows[name]
+    for name in ATTEMPTS:
+        dense[:, CELL[name]] = rows["xmm_output"][:, VERDICTS.index(name)]
+    if len(snapshot.sizes):
+        dense[:, REPS_AT:VAR_AT] = snapshot.sizes["reps"][some]
+        dense[:, VAR_AT : VAR_AT + VAR_SIZES] = snapshot.sizes["var"][some]
+    if len(snapshot.trips):
+        trips: Array = snapshot.trips[some]
+        dense[:, CELL["trips"]] = trips["buckets"].sum(axis=1)
+        dense[:, CELL["trip_ns"]] = trips["sum_ns"]
+    return dense
+
+
+def _build(
+    keys: Ints,
+    cells: tuple[NDArray[np.integer], NDArray[np.unsignedinteger]],
+    extremes: tuple[Ints, Ints],
+    failing: tuple[Ints, Ints],
+) -> Tally:
+    """A Tally without zeros, and without rows that have no cell.
+
+    `cells` are ascending places and values, `extremes` of the rows, `failing` failures and counts.
+    """
+    (places, values), (low, high), (failures, failed) = cells, extremes, failing
+    kept = np.flatnonzero(values)
+    places, values = places[kept], values[kept]
+    row, ids = places >> 8, places.astype(np.uint8)
+    count = np.bincount(row, minlength=len(keys))
+    over = np.flatnonzero((ids < BUCKETS) | (ids == CELL["unfinished"]))
+    calls = np.bincount(row[over], values[over], len(keys))
+    used = np.flatnonzero(count)
+    rank = np.cumsum(count > 0) - 1
+    order = np.argsort(failures)
+    order = order[(failed[order] > 0) & (count[(failures[order] >> np.uint64(16)).astype(int)] > 0)]
+    of_row = (failures[order] >> np.uint64(16)).astype(np.intp)
+    return Tally(
+        keys=keys[used],
+        start=np.concatenate(([0], np.cumsum(count[used]))).astype(np.int32),
+        ids=ids,
+        values=_narrow(values),
+        calls=_narrow(calls[used]),
+        min_ns=low[used],
+        max_ns=high[used],
+        failures=rank[of_row].astype(np.uint64) << np.uint64(16)
+        | failures[order] & np.uint64(0xFFFF),
+        failed=failed[order],
+    )
+
+
+def _narrow(values: NDArray[np.number]) -> NDArray[np.unsignedinteger]:
+    most = values.max(initial=0)
+    return values.astype(np.uint32 if most <= 0xFFFF_FFFF else np.uint64)
+
+
+def _sum(
+    places: NDArray[np.integer], values: NDArray[np.unsignedinteger]
+) -> tuple[NDArray[np.integer], Ints]:
+    """Ascending `places`, each once, and the sums of their `values`."""
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    first = np.flatnonzero(np.append(True, places[1:] != places[:-1])[: len(places)])
+    if not len(first):
+        return places, np.zeros(0, np.uint64)
+    return places[first], np.add.reduceat(values[order].astype(np.uint64), first)
+
+
+def _continued(before: Tally, after: Tally) -> tuple[Tally, Index, Index]:
+    """`before` as `after` goes on from it, where its rows are in there, and where its cells are."""
+    while True:
+        at = find(after.keys, before.keys)
+        rows = before.rows
+        cells = find(after.places, _places(before, at))
+        fell = cells < 0
+        fell[~fell] = after.values[cells[~fell]] < before.values[~fell]
+        gone = at < 0
+        gone[rows[fell]] = True
+        if not gone.any():
+            return before, at, cells
+        ended = _select(before, gone & (before.keys & TID_KEY != 0))
+        before = add(_select(before, ~gone), replace(ended, keys=ended.keys & ~TID_KEY))
+
+
+def _select(counted: Tally, mask: NDArray[np.bool_]) -> Tally:
+    """Only the rows where `mask`."""
+    return _build(
+        counted.keys,
+        (counted.places, np.where(mask[counted.rows], counted.values, np.uint64(0))),
+        (counted.min_ns, counted.max_ns),
+        (counted.failures, counted.failed),
+    )
+
+
+def _extremes(after: Tally, before: Tally, at: Index, values: Ints) -> tuple[Ints, Ints]:
+    """Minimum and maximum of what is left in `values` of `after.values`, as far as known."""
+    left = np.flatnonzero((values > 0) & (after.ids < BUCKETS))
+    rows, ids = after.rows[left], after.ids[left]
+    lowest, highest = np.full((2, len(after.keys)), -1)
+    lowest[rows[::-1]] = ids[::-1]  # of several, the last one written stays
+    highest[rows] = ids
+    low, high = after.min_ns.copy(), after.max_ns.copy()
+    stood = at[low[at] == before.min_ns]
+    low[stood] = np.maximum(low[stood], LOWER_NS[lowest[stood]].astype(np.uint64))
+    stood = at[high[at] == before.max_ns]
+    bound = np.minimum(UPPER_NS[highest[stood]], high[stood].astype(np.float64))
+    high[stood] = bound.astype(np.uint64)
+    nothing = highest < 0
+    low[nothing], high[nothing] = NO_MIN, 0
+    return low, high
+
+
+def find(among: NDArray[np.integer], wanted: NDArray[np.integer]) -> Index:
+    """Where each of `wanted` is in the ascending `among`; -1 where it is not."""
+    at = np.searchsorted(among, wanted)
+    at[at == len(among)] = -1
+    there = among[at] == wanted if len(among) else np.zeros(len(wanted), bool)
+    return np.where(there, at, -1)
+
+
+def _places(counted: Tally, at: Index) -> NDArray[np.int64]:
+    """`counted.places` where its row i is another tally's row at[i]."""
+    return at[counted.rows] << 8 | counted.ids
+
+
+def _moved(counted: Tally, at: Index) -> Ints:
+    """`counted.failures`, likewise."""
+    rows = at[(counted.failures >> np.uint64(16)).astype(np.intp)]
+    return rows.astype(np.uint64) << np.uint64(16) | counted.failures & np.uint64(0xFFFF)

@@ -1,0 +1,94 @@
+"""The last minutes, in a bounded number of bytes: what a view steps back through. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hvtrace.stats.slow import SlowCall
+from hvtrace.stats.tally import EMPTY, Tally, add, since
+from hvtrace.top.model import Frame
+
+MOST_BYTES = 24 << 20
+MOST_SECONDS = 15 * 60.0
+MOST_SLOW_CALLS = 1000
+
+
+class History:
+    """Frames, the newest last, each with what was counted in it.
+
+    Where there is no more room, two neighbours become one of twice the time, old ones first:
+    far back is coarse, and nothing is lost in between. `slow` are the latest slow calls.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES, most_seconds: float = MOST_SECONDS) -> None:
+        self.frames: list[Frame] = []
+        self.slow: list[SlowCall] = []
+        self._most_bytes, self._most_seconds = most_bytes, most_seconds
+        self._newest: Frame | None = None
+
+    def append(self, frame: Frame) -> None:
+        """Keep a new frame. One without an interval begins all anew (a start, a reset)."""
+        self._newest = frame
+        self.slow = [*self.slow, *frame.slow][-MOST_SLOW_CALLS:]
+        if frame.counted is None:
+            self.frames = []
+            return
+        # Its total goes on growing in the newest, from which the others' are worked out.
+        self.frames.append(replace(frame, total=EMPTY, slow=()))
+        while frame.time - self.frames[0].time > self._most_seconds:
+            del self.frames[0]
+        while len(self.frames) > 2 and self.nbytes > self._most_bytes:
+            self._join()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what was counted."""
+        return sum(_counted(frame).nbytes for frame in self.frames)
+
+    def _join(self) -> None:
+        """Make one of two neighbours: where both together are short for their age."""
+        now = self.frames[-1].time
+        least, at = float("inf"), 0
+        for i in range(len(self.frames) - 2):
+            older, newer = self.frames[i], self.frames[i + 1]
+            share = (older.seconds + newer.seconds) / (now - older.time + older.seconds)
+            if share < least:
+                least, at = share, i
+        older, newer = self.frames[at : at + 2]
+        joined = replace(
+            newer,
+            seconds=older.seconds + newer.seconds,
+            counted=add(_counted(older), _counted(newer)),
+            new=older.new | newer.new,
+        )
+        self.frames[at : at + 2] = [joined]
+
+    def before(self, frame: Frame, steps: int = 1) -> Frame:
+        """The one `steps` before `frame`, which is of this history; the oldest where that ends."""
+        for earlier in reversed(self.frames):
+            if steps and earlier.number < frame.number:
+                total = since(_counted(frame), frame.total)
+                passed = frame.seconds
+                frame = replace(earlier, total=total, total_seconds=frame.total_seconds - passed)
+                steps -= 1
+        return frame
+
+    def after(self, frame: Frame, steps: int = 1) -> Frame:
+        """The one `steps` after `frame`; the newest where that ends."""
+        later = [one for one in self.frames if one.number > frame.number]
+        if not later or self._newest is None:
+            return self._newest or frame
+        wanted = later[min(steps, len(later)) - 1]
+        # From the newest back: the frame in hand may have been joined with others meanwhile.
+        return self.before(self._newest, sum(one.number > wanted.number for one in later))
+
+    def until(self, frame: Frame, seconds: float) -> Iterator[Frame]:
+        """Frames (their totals empty) of the last `seconds` up to `frame`, the oldest first."""
+        for one in self.frames:
+            if frame.time - seconds < one.time and one.number <= frame.number:
+                yield one
+
+
+def _counted(frame: Frame) -> Tally:
+    return EMPTY if frame.counted is None else frame.counted

@@ -1,0 +1,106 @@
+"""How a row came to be what it is: its counters over the moments of the history. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hvtrace.stats.histogram import BUCKETS
+from hvtrace.stats.tally import EMPTY, Floats, Index, Ints, Tally, find, group
+from hvtrace.top.history import History
+from hvtrace.top.model import Frame
+from hvtrace.top.sheet import CALLS, Grouping, Sheet
+
+SPARK_SECONDS = 60.0
+
+
+def rows_in(counted: Tally, grouping: Grouping, key: int, calls_of_vms: Ints | None) -> Index:
+    """The rows of `counted` that are added up in one row of a sheet, named by its key."""
+    chosen = counted.keys & grouping.mask == np.uint64(key)
+    if calls_of_vms is not None:
+        chosen &= find(calls_of_vms, counted.keys & CALLS) >= 0
+    return np.flatnonzero(chosen)
+
+
+def spread(ends: Floats, spans: Floats, rates: Floats, edges: Floats) -> Floats:
+    """`rates` of moments as rates of the equal stretches between `edges`.
+
+    `ends` and `spans` say when each moment ended and how long it was, in seconds; `rates` has
+    shape (moments, ...), the result (stretches, ...). NaN where no moment is.
+    """
+    low, high = edges[:-1, None], edges[1:, None]
+    overlap = np.clip(np.minimum(high, ends) - np.maximum(low, ends - spans), 0, None)
+    covered = overlap.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = overlap / covered[:, None]
+    shares[covered <= 0] = np.nan
+    result: Floats = np.tensordot(shares, rates, axes=1) if len(ends) else _nothing(edges, rates)
+    return result
+
+
+def _nothing(edges: Floats, rates: Floats) -> Floats:
+    return np.full((len(edges) - 1, *rates.shape[1:]), np.nan)
+
+
+class Sparks:
+    """Rates of a sheet's rows in the last minute.
+
+    Each moment is added up once for a grouping and a filter, not with every picture.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._of: tuple[Grouping, bytes | None] | None = None
+        self._moments: dict[int, tuple[Ints, Floats]] = {}  # by number: keys, calls
+
+    def rates(self, sheet: Sheet, width: int) -> Floats:
+        """Calls per second of each row, shape (rows, width), the newest last; NaN: not known."""
+        frame = sheet.frame
+        frames = list(self._history.until(frame, SPARK_SECONDS))
+        of = sheet.grouping, None if sheet.calls_of_vms is None else sheet.calls_of_vms.tobytes()
+        known = self._moments if self._of == of else {}
+        self._of = of
+        self._moments = {one.number: known.get(one.number) or _sums(one, sheet) for one in frames}
+        counts = np.zeros((len(frames), len(sheet)))
+        for i, (keys, calls) in enumerate(self._moments.values()):
+            at = find(keys, sheet.keys)
+            counts[i] = np.where(at >= 0, calls[at] if len(calls) else 0.0, 0.0)
+        ends, spans = _times(frames)
+        edges = np.linspace(frame.time - SPARK_SECONDS, frame.time, width + 1)
+        rates = counts / np.maximum(spans, 1e-9)[:, None]
+        return spread(ends, spans, rates, edges).T
+
+
+def _sums(frame: Frame, sheet: Sheet) -> tuple[Ints, Floats]:
+    """Calls of one moment by the sheet's keys."""
+    counted = frame.counted or EMPTY
+    keys, calls = counted.keys, counted.calls
+    if sheet.calls_of_vms is not None:
+        kept = find(sheet.calls_of_vms, keys & CALLS) >= 0
+        keys, calls = keys[kept], calls[kept]
+    found, labels = np.unique(keys & sheet.grouping.mask, return_inverse=True)
+    return found, np.bincount(labels, calls, len(found)).astype(np.float64, copy=False)
+
+
+def _times(frames: Sequence[Frame]) -> tuple[Floats, Floats]:
+    return np.array([one.time for one in frames]), np.array([one.seconds for one in frames])
+
+
+def moments(
+    history: History, sheet: Sheet, key: int, seconds: float
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """One row over the last `seconds`: latency buckets (moments, BUCKETS), ends, spans, rates."""
+    frames = list(history.until(sheet.frame, seconds))
+    heat, calls = [], []
+    for one in frames:
+        counted = one.counted or EMPTY
+        rows = rows_in(counted, sheet.grouping, key, sheet.calls_of_vms)
+        labels = np.full(len(counted.keys), -1)
+        labels[rows] = 0
+        together = group(counted, labels, 1)
+        heat.append(together.buckets[0])
+        calls.append(together.calls[0])
+    ends, spans = _times(frames)
+    rates = np.array(calls) / np.maximum(spans, 1e-9)
+    return np.array(heat).reshape(len(frames), BUCKETS), ends, spans, rates

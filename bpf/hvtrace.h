@@ -134,14 +134,16 @@ struct hvt_control {
 	__u64 epoch;	   /* HVT_CALL_OPEN and the epoch, as in hvt_thread.call. Raised with
 			    * every change of a filter: calls open across one are not
 			    * counted at all */
-	__u64 pad[6];
+	__u64 slow_ns;	   /* calls that took so long are told one by one (--slow); 0: none */
+	__u64 pad[5];
 	__u64 orphans;	 /* completions without a start */
 	__u64 no_slot;	 /* calls not counted: no free slot, or table full */
 	__u64 no_thread; /* calls not counted: no free thread entry */
 	__u64 no_status; /* failures whose status found no room */
 	__u64 no_exit;	 /* forwarded calls whose exit was not seen (--evidence) */
 	__u64 no_trip;	 /* completed calls whose exit or entry was not seen (--round-trip) */
-	__u64 pad_to_line[2];
+	__u64 no_event;	 /* slow calls for which the ring had no room (--slow) */
+	__u64 pad_to_line[1];
 };
 
 #ifdef HVT_MAX_THREADS

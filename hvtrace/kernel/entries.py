@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,15 @@ class Entries:
     def running(self) -> NDArray[np.intp]:
         """Known entries of threads that were not collected yet."""
         return np.flatnonzero((self.vm_of >= 0) & ~self._ended)
+
+    def vms(self) -> tuple[Vm, ...]:
+        """All that are known, with the number of their vCPUs."""
+        known = self._registry.vms
+        counts = np.bincount(self.vm_of[self.running()], minlength=len(known))
+        for i, count in enumerate(counts.tolist()):
+            if known[i].vcpus != count:
+                known[i] = replace(known[i], vcpus=count)
+        return tuple(known)
 
     def look(self) -> NDArray[np.intp]:
         """Find out who is new; entries of threads that have ended since."""

@@ -86,14 +86,16 @@ CONTROL = np.dtype(
         ("filter_tgid", "<u4"),
         ("filter_code", "<u4"),
         ("epoch", "<u8"),
-        ("pad", "<u8", (6,)),
+        ("slow_ns", "<u8"),
+        ("pad", "<u8", (5,)),
         ("orphans", "<u8"),
         ("no_slot", "<u8"),
         ("no_thread", "<u8"),
         ("no_status", "<u8"),
         ("no_exit", "<u8"),
         ("no_trip", "<u8"),
-        ("pad_to_line", "<u8", (2,)),
+        ("no_event", "<u8"),
+        ("pad_to_line", "<u8", (1,)),
     ]
 )
 
@@ -110,7 +112,7 @@ def state(cache: int, threads: int) -> np.dtype[np.void]:
     )
 
 
-LOSSES = ("orphans", "no_slot", "no_thread", "no_status", "no_exit", "no_trip")
+LOSSES = ("orphans", "no_slot", "no_thread", "no_status", "no_exit", "no_trip", "no_event")
 
 FAILURE = np.dtype([("next", "<u4"), ("status", "<u2"), ("pad", "<u2"), ("count", "<u8")])
 

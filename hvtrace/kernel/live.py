@@ -204,7 +204,7 @@ class LiveSource:
         now = replace(
             concat(self._final, now),
             vcpus=self._vcpus(self._final, now),
-            vms=tuple(self._registry.vms),
+            vms=self._entries.vms(),
             lost=self._lost(counters),
             probes=self._probes(counters),
             exits=self._exits(),
@@ -236,11 +236,12 @@ class LiveSource:
         owner, used, slots = self._maps.used_slots(threads)
         statuses = statuses_of(slots, self._maps.more_statuses(slots))
         tid = self._maps.threads["tid"][owner]
-        rows = rows_of(slots, self._entries.vm_of[owner], tid, self.host.interface.in_kernel)
+        vm, vcpu = self._entries.vm_of[owner], self._entries.vcpu_of[owner]
+        rows = rows_of(slots, vm, tid, vcpu, self.host.interface.in_kernel)
         found = Snapshot(time.time(), time.monotonic_ns(), (), rows, statuses)
         found = replace(found, trips=trips_of(self._maps.trips(used)))
         if self._vcpu_times:
-            found = replace(found, vcpus=vcpus_of(rows, self._entries.vcpu_of[owner]))
+            found = replace(found, vcpus=vcpus_of(rows))
         return found
 
     def _vcpus(self, first: Snapshot, second: Snapshot) -> Array:

@@ -35,9 +35,13 @@ _HEAD_OF_ROW = np.dtype(
 
 
 def rows_of(
-    slots: Array, vm: NDArray[np.int32], tid: NDArray[np.uint32], can_output: bool
+    slots: Array,
+    vm: NDArray[np.int32],
+    tid: NDArray[np.uint32],
+    vcpu: NDArray[np.int32],
+    can_output: bool,
 ) -> Array:
-    """ROWs of SLOTs, one each; `vm` and `tid` are those of each slot's thread.
+    """ROWs of SLOTs, one each; `vm`, `tid` and `vcpu` (-1: unknown) are of each slot's thread.
 
     Made in place, for they are megabytes: `slots` are no SLOTs any more.
     `can_output` says whether this KVM can return output in registers: where it
@@ -51,7 +55,7 @@ def rows_of(
     head["code"] = shape & 0xFFFF
     head["fast"] = shape & layout.CALL_FAST != 0
     head["handler"] = shape & layout.CALL_VMM != 0
-    head["vm"], head["tid"] = vm, tid
+    head["vm"], head["tid"], head["vcpu"] = vm, tid, vcpu + 1
     slots.view(_HEAD_OF_ROW)["head"] = head
     rows = slots.view(ROW)
     verdicts = np.zeros((len(rows), len(VERDICTS)), dtype=np.uint64)
@@ -64,10 +68,11 @@ def rows_of(
     return rows
 
 
-def vcpus_of(rows: Array, numbers: NDArray[np.int32]) -> Array:
-    """VCPUs of ROWs, one each; `numbers` are KVM's of each row's vCPU."""
+def vcpus_of(rows: Array) -> Array:
+    """VCPUs of ROWs, one each."""
     vcpus = np.zeros(len(rows), dtype=VCPU)
-    vcpus["vm"], vcpus["vcpu"], vcpus["sum_ns"] = rows["vm"], numbers, rows["sum_ns"]
+    vcpus["vm"], vcpus["vcpu"], vcpus["sum_ns"] = rows["vm"], rows["vcpu"], rows["sum_ns"]
+    vcpus["vcpu"] -= 1
     return vcpus
 
 

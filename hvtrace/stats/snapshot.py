@@ -6,7 +6,7 @@ A *source* makes snapshots (the live kernel, a recording), a *view* takes them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from hvtrace.hyperv.interface import Interface
 from hvtrace.hyperv.xmm import VERDICTS as VERDICTS  # noqa: PLC0414 (re-exported)
 from hvtrace.stats.exits import Exit, difference
 from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS
+from hvtrace.stats.slow import SlowCall as SlowCall  # noqa: PLC0414
 from hvtrace.stats.vm import EVERY_VM as EVERY_VM  # noqa: PLC0414 (re-exported)
 from hvtrace.stats.vm import Probe as Probe  # noqa: PLC0414
 from hvtrace.stats.vm import Vm as Vm  # noqa: PLC0414
@@ -29,7 +30,7 @@ ROW = np.dtype(
         ("handler", "u1"),  # index into HANDLERS
         ("vm", "<i4"),  # index into Snapshot.vms
         ("tid", "<i4"),  # vCPU thread; 0 where rolled up, or the thread has ended
-        ("spare", "<u4"),
+        ("vcpu", "<u4"),  # KVM's number of it plus 1; 0 where unknown or rolled up
         ("sum_ns", "<u8"),  # of completed calls, as min, max and buckets
         ("min_ns", "<u8"),  # NO_MIN where nothing has completed
         ("max_ns", "<u8"),
@@ -58,6 +59,12 @@ TRIP = np.dtype(
 )
 """Round trips of a row's completed calls: from the exit that made the call to the next entry."""
 
+SIZES = np.dtype([("reps", "<u8", (12,)), ("var", "<u8", (10,))])
+"""Sizes in the input values of a row's calls: rep counts, and variable headers in 8 bytes.
+
+Entry i counts calls of a size in [2^i, 2^(i+1)); a size of 0 is counted nowhere.
+"""
+
 STATUS = np.dtype([("row", "<i4"), ("status", "<u2"), ("count", "<u8")])
 """Failures: `row` is an index into Snapshot.rows, `status` is never 0."""
 
@@ -68,7 +75,10 @@ KEY = ("vm", "tid", "code", "fast", "handler")
 # A tid has 22 bits at most (PID_MAX_LIMIT, include/linux/threads.h).
 _KEY_SHIFTS = {name: np.uint64(s) for name, s in zip(KEY, (40, 18, 2, 1, 0), strict=True)}
 TRIP_SUMS = ("sum_ns", "buckets")
+SIZE_SUMS = ("reps", "var")
 SUMS = ("sum_ns", "unfinished", "reps", "xmm_input", "xmm_output", "buckets")
+# Fields of Snapshot with one element for each row, where they were asked for, and what adds up.
+_BESIDE = {"trips": TRIP_SUMS, "sizes": SIZE_SUMS}
 
 Array = NDArray[np.void]
 
@@ -83,6 +93,7 @@ class Lost:
     no_status: int = 0  # failures counted, their status not kept
     no_exit: int = 0  # forwarded calls whose exit was not seen (only with evidence)
     no_trip: int = 0  # completed calls whose round trip was not seen (only where asked for)
+    no_event: int = 0  # slow calls that were counted, and not kept one by one: no room
     missed: int = 0  # events that the kernel withheld: the program was running on that CPU
 
 
@@ -92,7 +103,9 @@ class Snapshot:
 
     ``rows`` has dtype ROW, ``statuses`` dtype STATUS. Success has no entry
     there: it is the completed calls less the failures. ``trips`` has dtype
-    TRIP, one for each of ``rows``; it is empty where they were not asked for.
+    TRIP and ``sizes`` dtype SIZES, one for each of ``rows``; they are empty where
+    they were not asked for. ``slow`` are the single calls above the limit since
+    the snapshot before, also in a delta; as the losses, of all VMs.
     """
 
     time: float  # unix seconds
@@ -104,6 +117,8 @@ class Snapshot:
     in_flight: int = 0  # calls open now, counted in no row yet
     exits: tuple[Exit, ...] = ()  # of forwarded calls, where evidence was asked for
     trips: Array = field(default_factory=lambda: np.zeros(0, dtype=TRIP))
+    sizes: Array = field(default_factory=lambda: np.zeros(0, dtype=SIZES))
+    slow: tuple[SlowCall, ...] = ()
     vcpus: Array = field(default_factory=lambda: np.zeros(0, dtype=VCPU))  # where asked for
     probes: tuple[Probe, ...] = ()
 
@@ -118,13 +133,17 @@ class Source(Protocol):
     """How its KVM returns output in registers, if at all."""
 
     def snapshot(self) -> Snapshot:
-        """All counters now."""
+        """All counters now. Raises RecordingEnded where there will be no more."""
 
     def look(self) -> None:
         """See who is there: between snapshots, or VMs are gone before they are known."""
 
     def close(self) -> None:
         """Detach and release everything."""
+
+
+class RecordingEnded(Exception):
+    """A recording is over. The text says what was wrong with its end, mostly nothing."""
 
 
 def completed(rows: Array) -> NDArray[np.uint64]:
@@ -139,11 +158,17 @@ def empty() -> Snapshot:
 
 
 def select(snapshot: Snapshot, mask: NDArray[np.bool_]) -> Snapshot:
-    """Only the rows where `mask`, and their statuses and round trips."""
+    """Only the rows where `mask`, and their statuses, round trips and sizes."""
     statuses = snapshot.statuses[mask[snapshot.statuses["row"]]]
     statuses["row"] = (np.cumsum(mask) - 1)[statuses["row"]]
-    trips = snapshot.trips[mask] if len(snapshot.trips) else snapshot.trips
-    return replace(snapshot, rows=snapshot.rows[mask], statuses=statuses, trips=trips)
+    beside: dict[str, Any] = {name: part[mask] for name, part in _beside(snapshot).items()}
+    return replace(snapshot, rows=snapshot.rows[mask], statuses=statuses, **beside)
+
+
+def _beside(snapshot: Snapshot) -> dict[str, Any]:
+    """What there is beside its rows, by field."""
+    found = {name: getattr(snapshot, name) for name in _BESIDE}
+    return {name: part for name, part in found.items() if len(part)}
 
 
 def concat(first: Snapshot, second: Snapshot) -> Snapshot:
@@ -152,12 +177,11 @@ def concat(first: Snapshot, second: Snapshot) -> Snapshot:
         return second
     statuses = second.statuses.copy()
     statuses["row"] += len(first.rows)
-    return replace(
-        second,
-        rows=np.concatenate((first.rows, second.rows)),
-        statuses=np.concatenate((first.statuses, statuses)),
-        trips=np.concatenate((first.trips, second.trips)),
-    )
+    joined: dict[str, Any] = {
+        name: np.concatenate((getattr(first, name), getattr(second, name)))
+        for name in ("rows", *_BESIDE)
+    }
+    return replace(second, statuses=np.concatenate((first.statuses, statuses)), **joined)
 
 
 def rollup(
@@ -167,14 +191,15 @@ def rollup(
 ) -> Snapshot:
     """Add up all rows that agree in the key fields `by` (a subset of KEY).
 
-    Fields of KEY outside `by` are 0 in the result; its rows are sorted by the
-    key. Without "vm", the only VM of the result is EVERY_VM. Of the counters
+    Fields of KEY outside `by` are 0 in the result, and without "tid" so is "vcpu"; its
+    rows are sorted by the key. Without "vm", the only VM of the result is EVERY_VM. Of the counters
     only those of `sums` can be relied on. It may share rows with `snapshot`.
     """
-    keys, rows, trips = _keys(snapshot.rows, by), snapshot.rows, snapshot.trips
+    keys, rows, beside = keys_of(snapshot.rows, by), snapshot.rows, _beside(snapshot)
+    kept = (*by, "vcpu") if "tid" in by else by
     vms = snapshot.vms if "vm" in by else (EVERY_VM,)
     if (keys[1:] > keys[:-1]).all():  # nothing to add up: it was done before
-        if others := [name for name in KEY if name not in by and rows[name].any()]:
+        if others := [n for n in (*KEY, "vcpu") if n not in kept and rows[n].any()]:
             rows = rows.copy()
             for name in others:
                 rows[name] = 0
@@ -182,30 +207,30 @@ def rollup(
     order = np.argsort(keys, kind="stable")
     if (keys[1:] < keys[:-1]).any():
         keys, rows = keys[order], np.take(rows, order)
-        trips = np.take(trips, order) if len(trips) else trips
+        beside = {name: np.take(part, order) for name, part in beside.items()}
     first = np.ones(len(rows), dtype=bool)
     first[1:] = keys[1:] != keys[:-1]
     starts = np.flatnonzero(first)
-    out = np.zeros(len(starts), dtype=ROW)
-    for name in by:
+    out = _reduced(rows, starts, sums)
+    for name in kept:
         out[name] = rows[name][starts]
-    _reduce(rows, starts, sums, out)
-    out_trips = np.zeros(len(starts) if len(trips) else 0, dtype=TRIP)
-    if len(trips):
-        _reduce(trips, starts, TRIP_SUMS, out_trips)
+    beside = {name: _reduced(part, starts, _BESIDE[name]) for name, part in beside.items()}
     group = np.empty(len(rows), dtype=np.intp)
     group[order] = np.cumsum(first) - 1
     statuses = snapshot.statuses.copy()
     statuses["row"] = group[statuses["row"]]
-    return replace(snapshot, vms=vms, rows=out, statuses=_add_up(statuses), trips=out_trips)
+    return replace(snapshot, vms=vms, rows=out, statuses=_add_up(statuses), **beside)
 
 
-def _reduce(rows: Array, starts: NDArray[np.intp], sums: tuple[str, ...], out: Array) -> None:
-    """Add up each group of `rows`, which begin at `starts`, into one of `out`."""
+def _reduced(rows: Array, starts: NDArray[np.intp], sums: tuple[str, ...]) -> Array:
+    """One for each group of `rows`, which begin at `starts`: sums and extremes of them."""
+    out = np.zeros(len(starts), dtype=rows.dtype)
     for name in sums:
         out[name] = np.add.reduceat(rows[name], starts, axis=0)
-    out["min_ns"] = np.minimum.reduceat(rows["min_ns"], starts)
-    out["max_ns"] = np.maximum.reduceat(rows["max_ns"], starts)
+    if "min_ns" in (rows.dtype.names or ()):
+        out["min_ns"] = np.minimum.reduceat(rows["min_ns"], starts)
+        out["max_ns"] = np.maximum.reduceat(rows["max_ns"], starts)
+    return out
 
 
 def delta(before: Snapshot, after: Snapshot) -> Snapshot:
@@ -221,17 +246,18 @@ def delta(before: Snapshot, after: Snapshot) -> Snapshot:
     new, old = common(before, after)
     rows = _less(after.rows, new, before.rows[old], SUMS)
     keep = (completed(rows) > 0) | (rows["unfinished"] > 0)
-    trips = after.trips
-    if len(trips):
-        trips = _less(trips, new, before.trips[old], TRIP_SUMS)
-        keep |= completed(trips) > 0
-        trips = trips[keep]
+    beside = _beside(after)
+    for name, part in beside.items():
+        beside[name] = _less(part, new, getattr(before, name)[old], _BESIDE[name])
+    if "trips" in beside:
+        keep |= completed(beside["trips"]) > 0
+    beside = {name: part[keep] for name, part in beside.items()}
     moved = dict(zip(old.tolist(), new.tolist(), strict=True))
     statuses = _status_delta(before.statuses, after.statuses, moved, keep)
     names = [one.name for one in fields(Lost)]
     lost = Lost(*(getattr(after.lost, name) - getattr(before.lost, name) for name in names))
     exits = difference(before.exits, after.exits)
-    return replace(after, rows=rows[keep], statuses=statuses, lost=lost, exits=exits, trips=trips)
+    return replace(after, rows=rows[keep], statuses=statuses, lost=lost, exits=exits, **beside)
 
 
 def _less(rows: Array, at: NDArray[np.intp], old: Array, sums: tuple[str, ...]) -> Array:
@@ -239,11 +265,12 @@ def _less(rows: Array, at: NDArray[np.intp], old: Array, sums: tuple[str, ...]) 
     rows = rows.copy()
     for name in sums:
         rows[name][at] -= old[name]
-    _interval_extremes(rows, at, old)
+    if "min_ns" in (rows.dtype.names or ()):
+        _interval_extremes(rows, at, old)
     return rows
 
 
-def _keys(rows: Array, by: tuple[str, ...] = KEY) -> NDArray[np.uint64]:
+def keys_of(rows: Array, by: tuple[str, ...] = KEY) -> NDArray[np.uint64]:
     """One number for each row's key, in the order of KEY: a tenth of a struct's cost."""
     keys = np.zeros(len(rows), dtype=np.uint64)
     for name in by:
@@ -259,8 +286,8 @@ def common(before: Snapshot, after: Snapshot) -> tuple[NDArray[np.intp], NDArray
     vm_ids = {vm.identity: i for i, vm in enumerate(after.vms)}
     remap = np.array([vm_ids.get(vm.identity, -1) for vm in before.vms], dtype=np.int32)
     moved = remap[before.rows["vm"]].astype(np.uint64) << _KEY_SHIFTS["vm"]  # -1: no key has it
-    old_keys = _keys(before.rows, KEY[1:]) | moved
-    _, new, old = np.intersect1d(_keys(after.rows), old_keys, return_indices=True)
+    old_keys = keys_of(before.rows, KEY[1:]) | moved
+    _, new, old = np.intersect1d(keys_of(after.rows), old_keys, return_indices=True)
     fell = np.zeros(len(new), dtype=bool)
     for name in SUMS:
         less = after.rows[name][new] < before.rows[name][old]

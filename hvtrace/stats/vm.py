@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Identity = tuple[int, int, int | None]
 """Pid, start time, and KVM's descriptor."""
@@ -19,6 +19,7 @@ class Vm:
     fd: int | None = None  # the KVM VM's descriptor in the process (debugfs), where known
     uuid: str | None = None
     ended: bool = False
+    vcpus: int = field(default=0, compare=False)  # live threads of it that have made calls
 
     @property
     def identity(self) -> Identity:

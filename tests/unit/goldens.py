@@ -67,5 +67,14 @@ def sample(*, trips: bool = False, **more: object) -> Snapshot:
     ]
     if trips:
         rows = [replace(r, trips_ns=tuple(ns + 1303 for ns in r.latencies_ns[1:])) for r in rows]
-    lost = Lost(orphans=3, no_slot=2, no_thread=5, no_status=7, no_exit=13, no_trip=17, missed=11)
+    lost = Lost(
+        orphans=3,
+        no_slot=2,
+        no_thread=5,
+        no_status=7,
+        no_exit=13,
+        no_trip=17,
+        missed=11,
+        no_event=19,
+    )
     return snapshot(rows, [first, second], lost=lost, in_flight=1, **more)

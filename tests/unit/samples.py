@@ -18,6 +18,7 @@ from hvtrace.stats.snapshot import (
     HANDLERS,
     NO_MIN,
     ROW,
+    SIZES,
     STATUS,
     TRIP,
     VERDICTS,
@@ -46,6 +47,8 @@ class Row:
     xmm_input: int
     xmm_output: Mapping[str, int] = field(default_factory=dict)
     trips_ns: tuple[int, ...] | None = None
+    vcpu: int = -1
+    sizes: tuple[tuple[int, int], ...] | None = None
 
 
 def row(
@@ -62,13 +65,16 @@ def row(
     xmm_input: int = 0,
     xmm_output: Mapping[str, int] | None = None,
     trips_ns: Iterable[int] | None = None,
+    vcpu: int = -1,
+    sizes: Iterable[tuple[int, int]] | None = None,
 ) -> Row:
     """A row: one completed call for each of `latencies_ns`, and the `unfinished`.
 
     `vm` is a name (of one of the snapshot's VMs, or a new one) or a Vm.
     `statuses` maps a failure's status to its count, part of the completed calls.
     `xmm_output` maps a verdict to its count; without it all calls are "memory" or "none".
-    `trips_ns` are its round trips: those of all rows of a snapshot, or of none.
+    `trips_ns` are its round trips, `sizes` the (rep count, variable header) of its calls:
+    of all rows of a snapshot, or of none. `vcpu` is KVM's number, -1 where unknown.
     """
     latencies = tuple(latencies_ns)
     if xmm_output is None:
@@ -86,6 +92,8 @@ def row(
         xmm_input,
         xmm_output,
         None if trips_ns is None else tuple(trips_ns),
+        vcpu,
+        None if sizes is None else tuple(sizes),
     )
 
 
@@ -121,12 +129,22 @@ def snapshot(
         lost=lost or Lost(),
         in_flight=in_flight,
         trips=np.array([_trip(r.trips_ns) for r in rows if r.trips_ns is not None], dtype=TRIP),
+        sizes=np.array([_sizes(r.sizes) for r in rows if r.sizes is not None], dtype=SIZES),
     )
 
 
 def _trip(trips_ns: tuple[int, ...]) -> np.void:
     out = np.zeros((), dtype=TRIP)
     _count(out, trips_ns)
+    return out[()]
+
+
+def _sizes(of_calls: tuple[tuple[int, int], ...]) -> np.void:
+    out = np.zeros((), dtype=SIZES)
+    for reps, var in of_calls:
+        for name, size in (("reps", reps), ("var", var)):
+            if size:
+                out[name][size.bit_length() - 1] += 1
     return out[()]
 
 
@@ -140,7 +158,7 @@ def _vm_index(known: list[Vm], wanted: str | Vm) -> int:
 
 def _array_row(r: Row, vm_index: int) -> np.void:
     out = np.zeros((), dtype=ROW)
-    out["vm"], out["tid"], out["code"] = vm_index, r.tid, r.code
+    out["vm"], out["tid"], out["code"], out["vcpu"] = vm_index, r.tid, r.code, r.vcpu + 1
     out["fast"], out["handler"] = r.fast, HANDLERS.index(r.handler)
     _count(out, r.latencies_ns)
     out["unfinished"], out["reps"], out["xmm_input"] = r.unfinished, r.reps, r.xmm_input

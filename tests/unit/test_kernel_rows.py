@@ -42,11 +42,13 @@ def test_a_row_has_its_counters_where_a_slot_has_them() -> None:
 def test_rows_of_slots_of_every_kind(can_output: bool) -> None:
     slots = some_slots()
     vm, tid = np.arange(len(slots), dtype=np.int32) % 5, np.arange(len(slots)).astype(np.uint32)
-    rows = rows_of(slots.copy(), vm, tid, can_output)
+    vcpu = np.arange(-1, len(slots) - 1, dtype=np.int32)
+    rows = rows_of(slots.copy(), vm, tid, vcpu, can_output)
     for i, (row, slot) in enumerate(zip(rows, slots, strict=True)):
         shape = int(slot["shape"])
         fast, vmm = bool(shape & layout.CALL_FAST), bool(shape & layout.CALL_VMM)
         assert row[list(KEY)].tolist() == (i % 5, i, shape & 0xFFFF, fast, vmm)
+        assert row["vcpu"] == i  # and 0 where it is not known
         for name in SHARED:
             assert row[name].tolist() == slot[name].tolist(), name
         expected = dict.fromkeys(VERDICTS, 0)
@@ -64,7 +66,7 @@ def test_conventions_are_those_of_every_code() -> None:
     slots["shape"] = np.arange(2 << 16)
     slots["unfinished"] = 3
     none = np.zeros(len(slots), dtype=np.int32)
-    output = rows_of(slots, none, none.astype(np.uint32), False)["xmm_output"]
+    output = rows_of(slots, none, none.astype(np.uint32), none, False)["xmm_output"]
     for convention in range(2 << 16):
         fixed = fixed_verdict(convention & 0xFFFF, convention >= 1 << 16)
         column = output[convention].tolist()

@@ -51,7 +51,7 @@ def test_json_has_the_keys_and_types_of_the_contract():
     assert (out["start"], out["duration_s"], out["in_flight"]) == (START, 10.0, 1)
     assert out["lost"] == {
         **{"orphans": 3, "no_slot": 2, "no_thread": 5},
-        **{"no_status": 7, "no_exit": 13, "no_trip": 17, "missed": 11},
+        **{"no_status": 7, "no_exit": 13, "no_trip": 17, "no_event": 19, "missed": 11},
     }
     for element in out["calls"]:
         assert list(element) == list(CONTRACT_ROW)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import bucket_of, row, snapshot, vm
+from samples import START, bucket_of, row, snapshot, vm
 
 from hvtrace.stats.histogram import LOWER_NS, UPPER_NS
 from hvtrace.stats.snapshot import (
@@ -17,9 +17,11 @@ from hvtrace.stats.snapshot import (
     HANDLERS,
     KEY,
     NO_MIN,
+    SIZE_SUMS,
     SUMS,
     TRIP_SUMS,
     Lost,
+    SlowCall,
     Snapshot,
     Vm,
     completed,
@@ -85,6 +87,8 @@ def snapshot_of(events: list[Event], vms: list[Vm] | tuple[Vm, ...] = VMS, **mor
                 handler=handler,
                 latencies_ns=[e.latency_ns for e in done],
                 trips_ns=[3 * e.latency_ns for e in done if e.status != 2],  # 2: no entry yet
+                vcpu=tid - 101 if tid else -1,
+                sizes=[(e.reps, e.code & 1023) for e in same],
                 unfinished=len(same) - len(done),
                 statuses=Counter(e.status for e in done if e.status),
                 reps=sum(e.reps for e in done),
@@ -107,7 +111,9 @@ def as_dict(snap: Snapshot) -> dict[tuple, dict[str, object]]:
         assert 0 not in failures.values()
         trip = snap.trips[i] if len(snap.trips) else None
         trips = {} if trip is None else {f"trip_{name}": trip[name].tolist() for name in TRIP_SUMS}
-        out[key] = {**sums, **trips, "statuses": failures}
+        sizes = {f"size_{name}": snap.sizes[i][name].tolist() for name in SIZE_SUMS}
+        sizes = sizes if len(snap.sizes) else {}
+        out[key] = {**sums, **trips, **sizes, "statuses": failures}
     return out
 
 
@@ -316,7 +322,8 @@ def test_losses_are_subtracted_and_calls_in_flight_are_not():
     found = delta(old, new)
     assert (found.lost, found.in_flight, found.time) == (Lost(11, 13, 17, 23), 3, 101.0)
     assert [f.name for f in fields(Lost)] == [
-        *("orphans", "no_slot", "no_thread", "no_status", "no_exit", "no_trip", "missed")
+        *("orphans", "no_slot", "no_thread", "no_status", "no_exit", "no_trip", "no_event"),
+        "missed",
     ]
 
 
@@ -326,6 +333,52 @@ def test_delta_leaves_its_arguments_alone():
     bytes_before = [(s.rows.tobytes(), s.statuses.tobytes()) for s in (old, new)]
     delta(old, new)
     assert [(s.rows.tobytes(), s.statuses.tobytes()) for s in (old, new)] == bytes_before
+
+
+# --- sizes, vCPUs, slow calls
+
+
+def test_sizes_go_with_their_rows():
+    before = snapshot([row(code=2, tid=101, latencies_ns=[700], sizes=[(1, 0)])])
+    after = snapshot(
+        [
+            row(code=3, tid=101, latencies_ns=[900], sizes=[(0, 0)]),
+            row(code=2, tid=103, latencies_ns=[800] * 2, sizes=[(4095, 1023), (2048, 1)]),
+            row(code=2, tid=101, latencies_ns=[700] * 2, sizes=[(1, 0), (3, 0)]),
+        ]
+    )
+    whole = rollup(after)
+    assert whole.rows["code"].tolist() == [2, 3]
+    assert whole.sizes["reps"].tolist() == [[1, 1, *[0] * 9, 2], [0] * 12]
+    assert whole.sizes["var"].tolist() == [[1, *[0] * 8, 1], [0] * 10]
+    assert not select(whole, whole.rows["code"] == 3).sizes["reps"].any()
+    assert concat(before, after).sizes["reps"].sum(axis=1).tolist() == [1, 0, 2, 2]
+    since = delta(rollup(before), whole)
+    assert since.sizes["reps"].tolist() == [[0, 1, *[0] * 9, 2], [0] * 12]
+    assert len(delta(whole, whole).sizes) == len(delta(whole, whole).rows) == 0
+
+
+def test_the_vcpu_stays_with_its_thread_only():
+    snap = snapshot([row(tid=101, vcpu=3, code=5), row(tid=101, vcpu=3), row(tid=103, vcpu=0)])
+    assert rollup(snap, ("vm", "tid")).rows[["tid", "vcpu"]].tolist() == [(101, 4), (103, 1)]
+    assert rollup(rollup(snap, KEY), KEY).rows["vcpu"].tolist() == [4, 4, 1]
+    assert not rollup(snap).rows["vcpu"].any()
+    assert not rollup(snapshot([row(tid=101, vcpu=3)])).rows["vcpu"].any()  # nothing to add up
+
+
+def test_how_many_vcpus_a_vm_has_does_not_make_it_another():
+    few, many = vm(vcpus=1), vm(vcpus=8)
+    assert (few, hash(few)) == (many, hash(many))
+    assert completed(delta(snapshot([row(few)]), snapshot([row(many)])).rows).tolist() == []
+
+
+def test_a_delta_has_the_slow_calls_of_its_end():
+    slow = SlowCall(START, vm(), 3, 101, 2, False, "kernel", 0, 5, 0, 5, 10**7)
+    before = replace(snapshot([row()]), slow=(replace(slow, tid=103),))
+    after = replace(snapshot([row(latencies_ns=[5])]), slow=(slow,))
+    assert delta(before, after).slow == rollup(after).slow == (slow,)
+    assert select(after, np.zeros(1, dtype=bool)).slow == (slow,)
+    assert concat(before, after).slow == (slow,)
 
 
 # --- round trips

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hvtrace.hyperv import codes, statuses
-from hvtrace.stats.histogram import Counts, extremes_ns, quantiles_ns
-from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Array, Snapshot, Vm, completed
+from hvtrace.stats.histogram import LE_NS, Counts, extremes_ns, quantiles_ns
+from hvtrace.stats.snapshot import HANDLERS, VERDICTS, Array, SlowCall, Snapshot, Vm, completed
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+_TIMES = ("sum", "min", "max", *QUANTILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Call:
     buckets: Counts
     trips: int | None = None  # how many round trips; None: not asked for
     round_trip: Latency | None = None  # their times; None where there was none
+    trip_buckets: Counts | None = None
 
     @property
     def calls(self) -> int:
@@ -78,7 +80,7 @@ def calls(snapshot: Snapshot) -> list[Call]:
     )
     if len(trips):
         ended = completed(trips).tolist()
-        columns += (ended, _latencies(trips, ended))
+        columns += (ended, _latencies(trips, ended), trips["buckets"])
     return [Call(*fields) for fields in zip(*columns, strict=True)]
 
 
@@ -115,13 +117,9 @@ def _latencies(rows: Array, done: list[int]) -> list[Latency | None]:
 
 
 def as_json(call: Call) -> dict[str, Any]:
-    """One element of "calls" in the JSON contract (docs/design.md, section 6)."""
-    vm = {"pid": call.vm.pid, "name": call.vm.name, "vmm": call.vm.vmm}
-    if call.vm.fd is not None:
-        vm["fd"] = call.vm.fd
-    trips = {"round_trips": call.trips, "round_trip_ns": _times(call.round_trip)}
-    return {
-        "vm": vm,
+    """One element of "calls" in the JSON contract (docs/schema.md)."""
+    element = {
+        "vm": _vm(call.vm),
         "code": call.code,
         "name": call.name,
         "fast": call.fast,
@@ -134,9 +132,51 @@ def as_json(call: Call) -> dict[str, Any]:
         "xmm_output": call.xmm_output,
         "statuses": call.statuses,
         "latency_ns": _times(call.latency),
-        **({} if call.trips is None else trips),
+        "buckets": _filled(call.buckets),
+    }
+    if call.trip_buckets is not None:
+        element["round_trips"] = call.trips
+        element["round_trip_ns"] = _times(call.round_trip)
+        element["round_trip_buckets"] = _filled(call.trip_buckets)
+    return element
+
+
+def slow_as_json(call: SlowCall) -> dict[str, Any]:
+    """One element of "slow"."""
+    return {
+        "start": round(call.start, 6),
+        "duration_ns": call.duration_ns,
+        "vm": _vm(call.vm),
+        "vcpu": call.vcpu,
+        "tid": call.tid,
+        "code": call.code,
+        "name": codes.name_of(call.code),
+        "fast": call.fast,
+        "handler": call.handler,
+        "var_cnt": call.var_cnt,
+        "rep_cnt": call.rep_cnt,
+        "status": statuses.name_of(call.status),
+        "reps": call.reps,
     }
 
 
+def _vm(vm: Vm) -> dict[str, object]:
+    """Who called, with what is known."""
+    out: dict[str, object] = {"pid": vm.pid, "name": vm.name, "vmm": vm.vmm}
+    if vm.fd is not None:
+        out["fd"] = vm.fd
+    if vm.vcpus:
+        out["vcpus"] = vm.vcpus
+    return out
+
+
 def _times(latency: Latency | None) -> dict[str, int] | None:
-    return None if latency is None else asdict(latency)
+    # asdict() takes several times as long.
+    return None if latency is None else {name: getattr(latency, name) for name in _TIMES}
+
+
+def _filled(buckets: Counts) -> list[list[int | None]]:
+    """Buckets that hold a call: upper bound in whole ns, and how many."""
+    used = np.flatnonzero(buckets)
+    counts = zip(used.tolist(), buckets[used].tolist(), strict=True)
+    return [[LE_NS[bucket], count] for bucket, count in counts]

@@ -31,10 +31,13 @@ CSV_TRIP_COLUMNS = (
 """More of them, where round trips were asked for."""
 
 
-def as_json(delta: Snapshot, kernel: str, start: float, duration_s: float) -> dict[str, Any]:
+def as_json(
+    delta: Snapshot, kernel: str, start: float, duration_s: float, *, slow: bool = False
+) -> dict[str, Any]:
     """The JSON contract (docs/schema.md) of a rolled-up `delta`.
 
-    `kernel` is the release that was observed, `start` in unix seconds.
+    `kernel` is the release that was observed, `start` in unix seconds; `slow`: slow
+    calls were asked for.
     """
     return {
         "schema": SCHEMA,
@@ -44,6 +47,7 @@ def as_json(delta: Snapshot, kernel: str, start: float, duration_s: float) -> di
         "duration_s": round(duration_s, 6),
         "calls": [rows.as_json(call) for call in rows.calls(delta)],
         **({"exits": [exits.as_json(one) for one in delta.exits]} if delta.exits else {}),
+        **({"slow": [rows.slow_as_json(one) for one in delta.slow]} if slow else {}),
         "lost": asdict(delta.lost),
         "in_flight": delta.in_flight,
     }

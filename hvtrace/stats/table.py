@@ -36,7 +36,7 @@ LOSSES = {
     "no_status": "statuses of failures (these calls are counted as successes)",
     "no_exit": "forwarded calls whose exit was not seen (--evidence)",
     "no_trip": "completed calls whose exit or entry was not seen (--round-trip)",
-    "no_event": "slow calls that are counted, but not listed, for want of room (--slow)",
+    "no_event": "slow calls that were counted, but not listed: no room (--slow)",
     "missed": "events that the kernel withheld (hvtrace was running already)",
 }
 """What each loss counter (a field of Lost) counts."""

@@ -134,11 +134,23 @@ def test_json_element_is_the_contract_s():
             "p99": 708,
             "p999": 867,
         },
+        "buckets": [[715, 199], [953, 1]],
     }
+
+
+def test_json_buckets_end_with_the_longest_whole_ns_they_hold():
+    latencies = [119, 120, 4_000_000_000, 4_000_000_001, 4_000_000_002]
+    found = as_json(only(row(latencies_ns=latencies)))["buckets"]
+    assert found == [[119, 1], [149, 1], [4_000_000_000, 1], [None, 2]]
 
 
 def test_json_element_tells_the_vms_of_one_process_apart():
     assert as_json(only(row(vm(fd=13), latencies_ns=[5])))["vm"]["fd"] == 13
+
+
+def test_json_element_has_the_number_of_vcpus_where_it_is_known():
+    assert as_json(only(row(vm(vcpus=7), latencies_ns=[5])))["vm"]["vcpus"] == 7
+    assert "vcpus" not in as_json(only(row(latencies_ns=[5])))["vm"]
 
 
 def test_quantiles_are_the_contract_s():

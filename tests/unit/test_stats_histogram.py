@@ -13,6 +13,7 @@ from samples import bucket_of
 
 from hvtrace.stats.histogram import (
     BUCKETS,
+    LE_NS,
     LOWER_NS,
     MIN_EXP,
     OCTAVE_UPPER_SECONDS,
@@ -48,9 +49,11 @@ def test_bounds_are_the_header_s():
 
 def test_no_whole_nanosecond_is_misplaced_by_rounding():
     """Bounds that are whole ns (2^-9 s and up) must be exact: the bucket ends with them."""
+    assert LE_NS[BUCKETS - 1 :] == (None,)
     for bucket in range(BUCKETS - 1):
         last = math.floor(exact_bound_ns(bucket))
         assert bucket_of(last) == bucket
+        assert LE_NS[bucket] == last
         assert bucket_of(last + 1) == bucket + 1
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from samples import START, row, snapshot, vm
 
 from hvtrace import __version__
 from hvtrace.stats.report import CSV_COLUMNS, CSV_TRIP_COLUMNS, as_csv, as_json
-from hvtrace.stats.snapshot import VERDICTS, Lost
+from hvtrace.stats.snapshot import VERDICTS, Lost, SlowCall
 
 CONTRACT_ROW = {
     "vm": dict,
@@ -30,6 +31,7 @@ CONTRACT_ROW = {
     "xmm_output": dict,
     "statuses": dict,
     "latency_ns": (dict, type(None)),
+    "buckets": list,
 }
 
 
@@ -69,6 +71,7 @@ def test_json_counts_agree_with_each_other():
         assert element["calls"] == element["completed"] + element["unfinished"]
         assert sum(element["statuses"].values()) == element["completed"]
         assert sum(element["xmm_output"].values()) == element["calls"]
+        assert sum(count for _, count in element["buckets"]) == element["completed"]
 
 
 def test_json_of_nothing():
@@ -130,16 +133,59 @@ def test_round_trips_are_only_there_where_asked_for():
     )
     first, second = as_json(snap, "6.12.0-fake", START, 1.0)["calls"]
     assert first["round_trips"] == 2
+    assert first["round_trip_buckets"] == [[1_907, 2]]
     assert first["round_trip_ns"].keys() == first["latency_ns"].keys()
     assert first["round_trip_ns"]["sum"] == 3_600
     assert (first["round_trip_ns"]["min"], first["round_trip_ns"]["max"]) == (1_700, 1_900)
     assert (second["round_trips"], second["round_trip_ns"]) == (0, None)
+    assert second["round_trip_buckets"] == []
     lines = list(csv.DictReader(io.StringIO(as_csv(snap, START, 1.0))))
     assert list(lines[0]) == [*CSV_COLUMNS, *CSV_TRIP_COLUMNS]
     assert lines[0]["round_trip_sum_ns"] == "3600"
     assert [line["round_trips"] for line in lines] == ["2", "0"]
     assert lines[1]["round_trip_p99_ns"] == ""
     assert not any("round_trip" in key for call in made()["calls"] for key in call)
+
+
+SLOW = SlowCall(
+    start=START + 0.1234567,
+    vm=vm("win11", 1009, fd=13, vcpus=7),
+    vcpu=3,
+    tid=1013,
+    code=0x13,
+    fast=True,
+    handler="kernel",
+    var_cnt=1,
+    rep_cnt=5,
+    status=0x7777,
+    reps=2,
+    duration_ns=1_234_567,
+)
+
+
+def test_slow_calls_are_only_there_where_asked_for():
+    snap = replace(snapshot(), slow=(SLOW, replace(SLOW, vcpu=None, status=0)))
+    out = as_json(snap, "6.1", START, 1.0, slow=True)
+    assert list(out)[-3:] == ["slow", "lost", "in_flight"]
+    assert out["slow"][0] == {
+        "start": START + 0.123457,
+        "duration_ns": 1_234_567,
+        "vm": {"pid": 1009, "name": "win11", "vmm": "qemu", "fd": 13, "vcpus": 7},
+        "vcpu": 3,
+        "tid": 1013,
+        "code": 19,
+        "name": "HvCallFlushVirtualAddressSpaceEx",
+        "fast": True,
+        "handler": "kernel",
+        "var_cnt": 1,
+        "rep_cnt": 5,
+        "status": "0x7777",
+        "reps": 2,
+    }
+    assert out["slow"][0].keys() == {*SlowCall.__slots__, "name"}
+    assert (out["slow"][1]["vcpu"], out["slow"][1]["status"]) == (None, "SUCCESS")
+    assert as_json(snapshot(), "6.1", START, 1.0, slow=True)["slow"] == []
+    assert "slow" not in as_json(snap, "6.1", START, 1.0)
 
 
 # --- docs/schema.md says the same
@@ -154,10 +200,13 @@ def test_the_documented_header_is_the_csv_s():
 
 def test_the_documented_object_is_the_code_s():
     documented = json.loads(re.search(r"```json\n(.*?)```", SCHEMA, re.DOTALL)[1])
-    snap = snapshot([row(fast=True, latencies_ns=[700] * 199 + [900], xmm_input=200)])
+    one = row(vm(vcpus=8), fast=True, latencies_ns=[700] * 199 + [900], xmm_input=200)
+    snap = snapshot([one])
     assert documented == as_json(snap, documented["kernel"], START, 10.0)
 
 
-@pytest.mark.parametrize("word", [*VERDICTS, *Lost.__dataclass_fields__, *CONTRACT_ROW])
+@pytest.mark.parametrize(
+    "word", [*VERDICTS, *Lost.__dataclass_fields__, *CONTRACT_ROW, *SlowCall.__slots__]
+)
 def test_every_key_and_verdict_is_documented(word):
     assert f"`{word}`" in SCHEMA

@@ -88,24 +88,32 @@ def tally(snapshot: Snapshot, numbers: Sequence[int]) -> Tally:
     order = np.argsort(keys, kind="stable")
     if (np.diff(keys[order]) == 0).any():
         return tally(rollup(snapshot, KEY), numbers)
-    places, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+    starts, ids, values = [np.zeros(1, np.int64)], [np.zeros(0, np.uint8)], [np.zeros(0, np.uint64)]
+    calls = np.zeros(len(order), np.uint64)
     for first in range(0, len(order), _AT_ONCE):
-        dense = _dense(snapshot, order[first : first + _AT_ONCE]).ravel()
-        at = np.flatnonzero(dense != 0)  # of booleans: several times as fast
-        row, ids = np.divmod(at, CELLS)
-        places.append(row + first << 8 | ids)
-        values.append(dense[at])
+        dense = _dense(snapshot, order[first : first + _AT_ONCE])
+        calls[first : first + len(dense)] = (
+            dense[:, :BUCKETS].sum(axis=1) + dense[:, CELL["unfinished"]]
+        )
+        at = np.flatnonzero(dense.ravel() != 0)  # of booleans: several times as fast
+        row, id_of = np.divmod(at, CELLS)
+        starts.append(starts[-1][-1] + np.cumsum(np.bincount(row, minlength=len(dense))))
+        ids.append(id_of.astype(np.uint8))
+        values.append(dense.ravel()[at])
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    statuses = snapshot.statuses
-    return _build(
-        keys[order],
-        (np.concatenate(places), np.concatenate(values)),
-        (snapshot.rows["min_ns"][order], snapshot.rows["max_ns"][order]),
-        (
-            rank[statuses["row"]].astype(np.uint64) << np.uint64(16) | statuses["status"],
-            statuses["count"].astype(np.uint64),
-        ),
+    failures = _in_rows(snapshot.statuses["row"], snapshot.statuses["status"], rank)
+    by_place = np.argsort(failures)
+    return Tally(
+        keys=keys[order],
+        start=np.concatenate(starts).astype(np.int32),
+        ids=np.concatenate(ids),
+        values=_narrow(np.concatenate(values)),
+        calls=_narrow(calls),
+        min_ns=snapshot.rows["min_ns"][order],
+        max_ns=snapshot.rows["max_ns"][order],
+        failures=failures[by_place],
+        failed=snapshot.statuses["count"][by_place].astype(np.uint64),
     )
 
 
@@ -125,14 +133,18 @@ def since(before: Tally, after: Tally) -> Tally:
     VM's ended threads (tid 0), and are looked for there. A row with a count that fell has begun
     again, and all of it is new.
     """
+    if not len(after.keys):
+        return EMPTY
     before, at, cells = _continued(before, after)
     values = after.values.astype(np.uint64)
     values[cells] -= before.values
     counts, known = after.failed.copy(), find(after.failures, _moved(before, at))
     there = known >= 0
     counts[known[there]] -= np.minimum(before.failed[there], counts[known[there]])
-    low, high = _extremes(after, before, at, values)
-    return _build(after.keys, (after.places, values), (low, high), (after.failures, counts))
+    left = np.flatnonzero(values)
+    found = after.rows[left], after.ids[left], values[left]
+    extremes = _extremes(after, before, at, found)
+    return _build(after.keys, found, extremes, (after.failures, counts))
 
 
 def add(first: Tally, second: Tally) -> Tally:
@@ -143,7 +155,7 @@ def add(first: Tally, second: Tally) -> Tally:
     for part, rows in zip((first, second), at, strict=True):
         np.minimum.at(low, rows, part.min_ns)
         np.maximum.at(high, rows, part.max_ns)
-    cells = _sum(
+    places, values = _sum(
         np.concatenate((_places(first, at[0]), _places(second, at[1]))),
         np.concatenate((first.values, second.values)),
     )
@@ -151,7 +163,8 @@ def add(first: Tally, second: Tally) -> Tally:
         np.concatenate((_moved(first, at[0]), _moved(second, at[1]))),
         np.concatenate((first.failed, second.failed)),
     )
-    return _build(keys, cells, (low, high), (failures.astype(np.uint64), failed))
+    found = places >> 8, places.astype(np.uint8), values
+    return _build(keys, found, (low, high), (failures.astype(np.uint64), failed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +198,11 @@ class Groups:
         return self.cells[:, CELL[name]]
 
 
-def group(counted: Tally, labels: Index, count: int) -> Groups:
-    """Add up the rows of each label, 0 to `count` - 1; rows with label -1 are left out."""
+def group(counted: Tally, labels: Index, count: int, *, timed: bool = True) -> Groups:
+    """Add up the rows of each label, 0 to `count` - 1; rows with label -1 are left out.
+
+    Without `timed` the result has no latencies, which are most of the work.
+    """
     used = np.flatnonzero(labels >= 0)
     label = labels[used]
     calls = counted.calls[used].astype(np.float64)
@@ -198,15 +214,15 @@ def group(counted: Tally, labels: Index, count: int) -> Groups:
     low, high = np.full(count, NO_MIN), np.zeros(count, np.uint64)
     np.minimum.at(low, label, counted.min_ns[used])
     np.maximum.at(high, label, counted.max_ns[used])
-    of_cell = labels[counted.rows]
-    places, values = of_cell * CELLS + counted.ids, counted.values
-    if len(used) < len(labels):
-        kept = np.flatnonzero(of_cell >= 0)
-        places, values = places[kept], values[kept]
+    of_cell, ids, values = labels[counted.rows], counted.ids, counted.values
+    if len(used) < len(labels) or not timed:
+        kept = np.flatnonzero((of_cell >= 0) & (timed | (ids >= BUCKETS)))
+        of_cell, ids, values = of_cell[kept], ids[kept], values[kept]
     of_failure = labels[(counted.failures >> np.uint64(16)).astype(np.intp)]
     failing = np.flatnonzero(of_failure >= 0)
-    cells = _sums(places, values, count * CELLS).reshape(count, CELLS)
-    low, high = extremes_ns(cells[:, :BUCKETS], low, high)
+    cells = _sums(of_cell * CELLS + ids, values, count * CELLS).reshape(count, CELLS)
+    if timed:
+        low, high = extremes_ns(cells[:, :BUCKETS], low, high)
     return Groups(
         cells=cells,
         min_ns=low,
@@ -246,13 +262,14 @@ def _keys(snapshot: Snapshot, numbers: Sequence[int]) -> Ints:
 
 def _dense(snapshot: Snapshot, some: Index) -> Ints:
     """All cells of some rows, zeros too."""
-    rows = np.take(snapshot.rows, some)
+    rows = snapshot.rows
     dense = np.zeros((len(some), CELLS), np.uint64)
-    dense[:, :BUCKETS] = rows["buckets"]
+    dense[:, :BUCKETS] = rows["buckets"][some]
     for name in ("sum_ns", "unfinished", "reps", "xmm_input"):
-        dense[:, CELL[name]] = rows[name]
+        dense[:, CELL[name]] = rows[name][some]
+    verdicts = rows["xmm_output"][some]
     for name in ATTEMPTS:
-        dense[:, CELL[name]] = rows["xmm_output"][:, VERDICTS.index(name)]
+        dense[:, CELL[name]] = verdicts[:, VERDICTS.index(name)]
     if len(snapshot.sizes):
         dense[:, REPS_AT:VAR_AT] = snapshot.sizes["reps"][some]
         dense[:, VAR_AT : VAR_AT + VAR_SIZES] = snapshot.sizes["var"][some]
@@ -265,26 +282,22 @@ def _dense(snapshot: Snapshot, some: Index) -> Ints:
 
 def _build(
     keys: Ints,
-    cells: tuple[NDArray[np.integer], NDArray[np.unsignedinteger]],
+    cells: tuple[Index, NDArray[np.uint8], NDArray[np.unsignedinteger]],
     extremes: tuple[Ints, Ints],
     failing: tuple[Ints, Ints],
 ) -> Tally:
-    """A Tally without zeros, and without rows that have no cell.
+    """A Tally of cells (their rows, ascending, ids, and values that are not 0).
 
-    `cells` are ascending places and values, `extremes` of the rows, `failing` failures and counts.
+    Rows without a cell are left out, `extremes` are of all; so are failures that are 0.
     """
-    (places, values), (low, high), (failures, failed) = cells, extremes, failing
-    kept = np.flatnonzero(values)
-    places, values = places[kept], values[kept]
-    row, ids = places >> 8, places.astype(np.uint8)
+    (row, ids, values), (low, high), (failures, failed) = cells, extremes, failing
     count = np.bincount(row, minlength=len(keys))
     over = np.flatnonzero((ids < BUCKETS) | (ids == CELL["unfinished"]))
     calls = np.bincount(row[over], values[over], len(keys))
     used = np.flatnonzero(count)
     rank = np.cumsum(count > 0) - 1
-    order = np.argsort(failures)
-    order = order[(failed[order] > 0) & (count[(failures[order] >> np.uint64(16)).astype(int)] > 0)]
-    of_row = (failures[order] >> np.uint64(16)).astype(np.intp)
+    of_row = (failures >> np.uint64(16)).astype(np.intp)
+    kept = np.flatnonzero((failed > 0) & (count[of_row] > 0)) if len(failures) else of_row
     return Tally(
         keys=keys[used],
         start=np.concatenate(([0], np.cumsum(count[used]))).astype(np.int32),
@@ -293,9 +306,15 @@ def _build(
         calls=_narrow(calls[used]),
         min_ns=low[used],
         max_ns=high[used],
-        failures=rank[of_row].astype(np.uint64) << np.uint64(16)
-        | failures[order] & np.uint64(0xFFFF),
-        failed=failed[order],
+        failures=_in_rows(of_row[kept], failures[kept], rank),
+        failed=failed[kept],
+    )
+
+
+def _in_rows(row: Index, status: NDArray[np.integer], rank: Index) -> Ints:
+    """Failures where row i has become rank[i]; of `status` the lowest 16 bits count."""
+    return rank[row].astype(np.uint64) << np.uint64(16) | status.astype(np.uint64) & np.uint64(
+        0xFFFF
     )
 
 
@@ -320,32 +339,57 @@ def _continued(before: Tally, after: Tally) -> tuple[Tally, Index, Index]:
     """`before` as `after` goes on from it, where its rows are in there, and where its cells are."""
     while True:
         at = find(after.keys, before.keys)
-        rows = before.rows
-        cells = find(after.places, _places(before, at))
-        fell = cells < 0
-        fell[~fell] = after.values[cells[~fell]] < before.values[~fell]
+        cells = _cells_in(after, before, at)
+        fell = (cells < 0) | (after.values[cells] < before.values)
         gone = at < 0
-        gone[rows[fell]] = True
+        gone[before.rows[fell]] = True
         if not gone.any():
             return before, at, cells
         ended = _select(before, gone & (before.keys & TID_KEY != 0))
         before = add(_select(before, ~gone), replace(ended, keys=ended.keys & ~TID_KEY))
 
 
+def _cells_in(after: Tally, before: Tally, at: Index) -> Index:
+    """Where the cells of `before` are in `after`, -1: nowhere; `at` says it of the rows.
+
+    Cells never go away, so a row that has as many as before has the same: only those of the
+    others are looked for, which would take most of the time.
+    """
+    moved = np.where(at >= 0, after.start[at] - before.start[:-1], 0)
+    grown = (at < 0) | (np.diff(before.start) != np.diff(after.start)[at])
+    count = np.diff(before.start)
+    cells = np.arange(len(before.ids)) + np.repeat(moved, count)
+    look = np.repeat(grown, count)
+    look |= after.ids[np.minimum(cells, len(after.ids) - 1)] != before.ids
+    some = np.flatnonzero(look)
+    row = np.searchsorted(before.start, some, side="right") - 1
+    cells[some] = find(after.places, at[row] << 8 | before.ids[some])
+    found: Index = cells
+    return found
+
+
 def _select(counted: Tally, mask: NDArray[np.bool_]) -> Tally:
     """Only the rows where `mask`."""
+    rows = counted.rows
+    kept = np.flatnonzero(mask[rows])
+    failures = mask[(counted.failures >> np.uint64(16)).astype(np.intp)]
     return _build(
         counted.keys,
-        (counted.places, np.where(mask[counted.rows], counted.values, np.uint64(0))),
+        (rows[kept], counted.ids[kept], counted.values[kept]),
         (counted.min_ns, counted.max_ns),
-        (counted.failures, counted.failed),
+        (counted.failures[failures], counted.failed[failures]),
     )
 
 
-def _extremes(after: Tally, before: Tally, at: Index, values: Ints) -> tuple[Ints, Ints]:
-    """Minimum and maximum of what is left in `values` of `after.values`, as far as known."""
-    left = np.flatnonzero((values > 0) & (after.ids < BUCKETS))
-    rows, ids = after.rows[left], after.ids[left]
+def _extremes(
+    after: Tally,
+    before: Tally,
+    at: Index,
+    cells: tuple[Index, NDArray[np.uint8], NDArray[np.unsignedinteger]],
+) -> tuple[Ints, Ints]:
+    """Minimum and maximum of what is left of `after` in `cells`, as far as they are known."""
+    timed = np.flatnonzero(cells[1] < BUCKETS)
+    rows, ids = cells[0][timed], cells[1][timed]
     lowest, highest = np.full((2, len(after.keys)), -1)
     lowest[rows[::-1]] = ids[::-1]  # of several, the last one written stays
     highest[rows] = ids

@@ -268,16 +268,25 @@ class TopApp(App[None]):
         return "\n".join((now, *self._said))
 
 
-def run(open_source: Open, interval_seconds: float) -> int:
+def run(
+    open_source: Open,
+    interval_seconds: float,
+    *,
+    mouse: bool = True,
+    slow_ns: int = 0,
+    recording: str | None = None,
+) -> int:
     """Show the live view until the user ends it; the exit status.
 
-    Raises HvtraceError where there is no terminal, or where the source says why it ended.
+    `slow_ns` is the limit that `open_source` asks slow calls for, 0: none; `recording` names
+    what is replayed. Raises HvtraceError where there is no terminal, or where the source says why
+    it ended.
     """
     streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
     if os.environ.get("TERM") == "dumb" or not all(s is not None and s.isatty() for s in streams):
         raise HvtraceError("top needs a terminal; without one: hvtrace top --batch")
     app = TopApp(open_source, interval_seconds)
-    app.run()
+    app.run(mouse=mouse)
     if app.failure is not None:
         raise app.failure
     return app.return_code or 0

@@ -24,11 +24,14 @@ def run(
     intervals: int | None,
     as_json: bool,
     nap: Callable[[float], bool],
+    slow: bool = False,
 ) -> None:
     """Write a table, or a line of JSON, for each interval, and flush it.
 
     Ends after that many `intervals` (None: never), when `nap` (which sleeps so
-    many seconds) says True, or when nobody reads `out` any more ("| head").
+    many seconds) says True, or when nobody reads `out` any more ("| head"). An
+    interval of 0 does not wait. `slow`: the source was asked for slow calls.
+    Raises RecordingEnded.
     """
     before = rollup(source.snapshot())
     due = time.monotonic()
@@ -41,8 +44,15 @@ def run(
             if left > POLL_SECONDS:
                 source.look()
         after = rollup(source.snapshot())
+        counted, seconds = delta(before, after), _seconds(before, after)
+        if as_json:
+            # Not the time of `before`: recordings have gaps.
+            start = after.time - seconds
+            text = json.dumps(report.as_json(counted, source.kernel, start, seconds, slow=slow))
+        else:
+            text = _table(counted, seconds, out)
         try:
-            out.write((_json if as_json else _table)(before, after, source.kernel, out))
+            out.write(f"{text}\n")
             out.flush()
         except BrokenPipeError:
             return
@@ -50,18 +60,12 @@ def run(
         done += 1
 
 
-def _json(before: Snapshot, after: Snapshot, kernel: str, _: TextIO) -> str:
-    counted = report.as_json(delta(before, after), kernel, before.time, _seconds(before, after))
-    return json.dumps(counted) + "\n"
-
-
-def _table(before: Snapshot, after: Snapshot, _: str, out: TextIO) -> str:
+def _table(counted: Snapshot, seconds: float, out: TextIO) -> str:
     terminal = out.isatty()
     width = max(80, shutil.get_terminal_size().columns) if terminal else 80
     color = terminal and "NO_COLOR" not in os.environ
-    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(after.time))
-    text = table.render(delta(before, after), _seconds(before, after), width, color)
-    return f"{clock}\n{text}\n"
+    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(counted.time))
+    return f"{clock}\n{table.render(counted, seconds, width, color)}"
 
 
 def _seconds(before: Snapshot, after: Snapshot) -> float:

@@ -39,6 +39,9 @@ from hvtrace.top.sheet import Grouping, Scope, Sheet, rows_of
 HEAT_SECONDS = 15 * 60.0
 """How much of the past is shown: all that a history has."""
 
+MOST_PARTS = 32
+"""Of a split; what is beyond them is one more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -139,9 +142,18 @@ def _split(sheet: Sheet, counted: Tally, rows: Index, mask: np.uint64) -> tuple[
     of_row = np.full(len(counted.keys), -1)
     of_row[rows] = labels
     parts = group(counted, of_row, len(keys))
+    order = np.lexsort((parts.calls, parts["sum_ns"]))[::-1]
+    first, rest = order[:MOST_PARTS], order[MOST_PARTS:]
     name = _namer(sheet, mask)
-    found = [_part(name(key), parts, i) for i, key in enumerate(keys.tolist())]
-    return tuple(sorted(found, key=lambda part: (part.time_ns, part.calls), reverse=True))
+    found = [_part(name(int(keys[i])), parts, i) for i in first.tolist()]
+    if len(rest):
+        calls, time_ns = parts.calls[rest].sum(), parts["sum_ns"][rest].sum()
+        mean_ns = time_ns / max(1, parts.completed[rest].sum())
+        longest_ns = float(parts.max_ns[rest].max())
+        found.append(
+            Part(f"{len(rest)} more", int(calls), time_ns, mean_ns, np.nan, np.nan, longest_ns)
+        )
+    return tuple(found)
 
 
 def _namer(sheet: Sheet, mask: np.uint64) -> Callable[[int], str]:

@@ -77,11 +77,22 @@ class History:
     def after(self, frame: Frame, steps: int = 1) -> Frame:
         """The one `steps` after `frame`; the newest where that ends."""
         later = [one for one in self.frames if one.number > frame.number]
-        if not later or self._newest is None:
+        if len(later) <= steps or self._newest is None:
             return self._newest or frame
-        wanted = later[min(steps, len(later)) - 1]
-        # From the newest back: the frame in hand may have been joined with others meanwhile.
+        wanted = later[steps - 1]
+        if steps == 1 and self._is_kept(frame):
+            return replace(
+                wanted,
+                total=add(frame.total, _counted(wanted)),
+                total_seconds=frame.total_seconds + wanted.seconds,
+            )
+        # From the newest back: the frame in hand has been joined with others meanwhile.
         return self.before(self._newest, sum(one.number > wanted.number for one in later))
+
+    def _is_kept(self, frame: Frame) -> bool:
+        return any(
+            one.number == frame.number and one.counted is frame.counted for one in self.frames
+        )
 
     def until(self, frame: Frame, seconds: float) -> Iterator[Frame]:
         """Frames (their totals empty) of the last `seconds` up to `frame`, the oldest first."""

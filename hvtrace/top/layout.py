@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hvtrace.top.columns import BY_KEY, CALL, COLUMNS, TRIP, VM, Column
+from hvtrace.top.columns import BY_KEY, CALL, COLUMNS, MINUTE, TRIP, VCPU, VM, Column
+from hvtrace.top.sheet import Grouping
 
-MIN_WIDTH = {VM.key: 10, CALL.key: 16}
+NAMES = (VM, VCPU, CALL)
+"""Columns that say what a row is: they are always there, and as wide as there is room."""
+
+MIN_WIDTH = {VM.key: 10, VCPU.key: 8, CALL.key: 16}
 """What names get for certain, where they are that long."""
 
+MIN_NAME = 4  # the width of a column of names is never below that of its heading
+
 # What a screen has room for, one step after the other: another column, or
-# names up to that width. Nine are there at 80 columns.
+# a column up to that width. Nine numbers are there at 80 columns.
 _STEPS: tuple[str | tuple[Column, int], ...] = (
-    *("/s", "calls", "time", "mean", TRIP.key, "max", "p99", "fail", "fast", "xmm"),
+    *("/s", "calls", "vcpu%", "mean", TRIP.key, "max", "p99", "fail", "time"),
     (CALL, 20),
-    *("vmm", "p50", "unfin", "xmm-out"),
+    *(MINUTE.key, "fast", "p50", "xmm", "vmm", "unfin"),
     (CALL, 1000),
+    "xmm-out",
     (VM, 24),
     *("code", "p999", "pid"),
     (VM, 1000),
+    (MINUTE, 30),
 )
 
 
@@ -37,33 +46,52 @@ class Layout:
                 return column
         return None
 
-    def beside(self, column: Column, step: int) -> Column:
-        """The column `step` places to the right, all around; the first where `column` is hidden."""
-        shown = [other for other, _ in self.columns]
-        if column not in shown:
-            return shown[0]
-        return shown[(shown.index(column) + step) % len(shown)]
+    def beside(self, key: str, step: int) -> Column:
+        """The column `step` places to the right, all around; the first where `key` is hidden."""
+        shown = [column for column, _ in self.columns]
+        keys = [column.key for column in shown]
+        return shown[(keys.index(key) + step) % len(shown)] if key in keys else shown[0]
 
 
-def fit(width: int, vm_width: int, call_width: int, *, trips: bool = False) -> Layout:
-    """The columns for a screen of `width`; the longest names need `vm_width` and `call_width`.
+def fit(
+    width: int,
+    grouping: Grouping,
+    names: Mapping[str, int],
+    *,
+    hidden: frozenset[str] = frozenset(),
+    trips: bool = False,
+) -> Layout:
+    """The columns for a screen of `width`.
 
-    With `trips`, round trips are among them.
+    `names` has the length of the longest name in each column of NAMES, by key. Columns in
+    `hidden` are left out, and round trips are there only with `trips`.
     """
-    needed = {VM: vm_width, CALL: call_width}
+    needed = {c: max(MIN_NAME, names[c.key]) for c in NAMES if grouping in c.of}
     widths = {column: min(need, MIN_WIDTH[column.key]) for column, need in needed.items()}
-    left = width - sum(widths.values()) - 1
+    left = width - sum(widths.values()) - len(widths) + 1
     full = False
-    for step in _STEPS:
-        if isinstance(step, tuple):
+    for step in _steps(grouping, hidden, trips):
+        if isinstance(step, Column):
+            full = full or step.width + 1 > left
+            if not full:
+                widths[step] = step.width
+                left -= step.width + 1
+        elif step[0] in widths:
             column, wanted = step
-            more = max(0, min(left, min(wanted, needed[column]) - widths[column]))
+            more = max(0, min(left, min(wanted, needed.get(column, wanted)) - widths[column]))
             widths[column] += more
             left -= more
-        elif not full and (trips or step != TRIP.key):
-            column = BY_KEY[step]
-            full = column.width + 1 > left
-            if not full:
-                widths[column] = column.width
-                left -= column.width + 1
     return Layout(tuple((column, widths[column]) for column in COLUMNS if column in widths))
+
+
+def _steps(
+    grouping: Grouping, hidden: frozenset[str], trips: bool
+) -> Sequence[Column | tuple[Column, int]]:
+    """Those that this table can have."""
+    left_out = hidden if trips else hidden | {TRIP.key}
+    steps = [BY_KEY[step] if isinstance(step, str) else step for step in _STEPS]
+    return [
+        step
+        for step in steps
+        if not isinstance(step, Column) or (grouping in step.of and step.key not in left_out)
+    ]

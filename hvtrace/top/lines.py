@@ -1,88 +1,165 @@
-"""The two lines that are always true: what is seen, and how well. Pure, but for Rich's Text."""
+"""The lines that are always true: what is seen, and how well. Pure, but for Rich's Text."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 
 from rich.text import Text
 
 from hvtrace.stats import text
 from hvtrace.stats.snapshot import Lost
 from hvtrace.top.model import Frame
-from hvtrace.top.view import View
+from hvtrace.top.sheet import View
 
-ALARM = "bold #ffffff on #c00000"
+ALARM = "bold white on red"
+MODE = "bold reverse"
 GAP = "  "
+TITLE = "hvtrace"
+
+Part = tuple[str, str]  # text and style
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All that the two lines speak of."""
+    """All that the lines speak of."""
 
-    frame: Frame | None = None
+    frame: Frame | None = None  # what is shown
+    newest: Frame | None = None
     view: View = field(default_factory=View)
     shown: int = 0  # rows that match the filter
     interval_seconds: float = 1.0
     kernel: str = ""  # release; "" until the source is open
     probes: int | None = None  # attached; None where the source has none
+    recording: str | None = None  # its name, where one is shown
+    end: str | None = None  # the recording is over, and what was wrong with its end: "" nothing
     paused: bool = False
     sort_hidden: bool = False  # the column sorted by is not on the screen
+    slow_ns: int = 0  # limit of slow calls; 0: off
+
+    @property
+    def behind_seconds(self) -> float:
+        """How long before the newest frame the one ended that is shown."""
+        return self.newest.time - self.frame.time if self.newest and self.frame else 0.0
 
 
 def summary(state: State) -> Text:
-    """First line: when, how much by how many, and over what time."""
+    """First line: when, how much by how many, over what time, and what a row is."""
     line = Text(" ", no_wrap=True, overflow="ellipsis")
-    line.append("hvtrace top", "bold")
-    frame = state.frame
+    line.append(TITLE, "bold")
+    frame, view = state.frame, state.view
     if frame is None:
         return line
-    line.append(f"{GAP}{time.strftime('%H:%M:%S', time.localtime(frame.time))}")
-    line.append(f"{GAP}{frame.vms} VM{'' if frame.vms == 1 else 's'}")
-    span = frame.span(state.view.scope)
-    if span.seconds:
-        rate = span.calls / span.seconds if span.calls else 0
-        line.append(f"{GAP}{text.quantity(rate)} calls/s", "bold")
-        line.append(f"{GAP}{text.duration(span.time_ns / span.seconds)}/s in calls")
-        line.append(f"{GAP}{state.view.scope.value} {text.duration(span.seconds * 1e9)}")
+    vms = len([vm for vm in frame.vms.values() if not vm.ended])
+    line.append(f" {time.strftime('%H:%M:%S', time.localtime(frame.time))}")
+    line.append(f"{GAP}{vms} VM{'' if vms == 1 else 's'}")
+    total = view.scope.value == "total"
+    counted = frame.total if total else frame.counted
+    seconds = frame.total_seconds if total else frame.seconds
+    if counted is not None and seconds:
+        rate = int(counted.calls.sum()) / seconds
+        line.append(f"{GAP}{text.quantity(rate or 0)} calls/s", "bold")
+        line.append(f"{GAP}{text.duration(counted.sum_of('sum_ns') / seconds)}/s busy")
+        line.append(f"{GAP}{view.scope.value} {text.duration(seconds * 1e9)}")
+    line.append(f"{GAP}by {view.grouping.value.replace(' and ', '+')}")
     return line
 
 
-def status(state: State) -> Text:
-    """Last line: what is held still or left out, is it attached, is anything lost."""
-    line = Text("", no_wrap=True, overflow="ellipsis")
+def notes(state: State) -> list[Part]:
+    """What is not always so: losses by name, probes that are missing, what is left out."""
     frame, view = state.frame, state.view
-    if state.paused:
-        line.append(" PAUSED ", "bold reverse")
-    if view.filter.strip():
-        line.append(f" /{view.filter.strip()}", "bold")
-        line.append(f" {state.shown} of {len(frame.rows) if frame else 0} ")
-    if state.sort_hidden:
-        line.append(f" sorted by {view.column.key} ")
-    line.append(f" {_attached(state)}{GAP}every {state.interval_seconds:g}s")
+    found: list[Part] = []
+    if state.end:
+        found.append((f" {state.end} ", ALARM))
     if frame is not None:
-        line.append(f"{GAP}in flight {frame.in_flight}{GAP}")
-        line.append(*_lost(frame.lost))
-        claimed = sum(row.total.total.xmm_output.get("claimed", 0) for row in frame.rows)
-        if claimed:
-            line.append(GAP)
-            line.append(f" XMM OUTPUT CLAIMED {claimed:,} ", ALARM)
+        found += _losses(frame.lost)
+        if missing := [probe.name for probe in frame.probes if not probe.attached]:
+            found.append((f" NOT ATTACHED {', '.join(missing)} ", ALARM))
+        if claimed := frame.total.sum_of("claimed"):
+            found.append((f" XMM OUTPUT CLAIMED {claimed:,} ", ALARM))
+    if view.filter.strip():
+        rows = "row" if state.shown == 1 else "rows"
+        found.append((f" /{view.filter.strip()}: {state.shown:,} {rows}, Esc drops it ", MODE))
+    if state.sort_hidden:
+        found.append((f" sorted by {view.sort}, not shown ", ""))
+    return found
+
+
+def status(state: State, width: int) -> list[Text]:
+    """The last lines: notes where there are any, and one that is always there."""
+    lines = _filled(notes(state), width)
+    line = Text("", no_wrap=True, overflow="ellipsis")
+    for words, style in _facts(state):
+        line.append(words if not line or style == MODE else f"{GAP[:-1]}{words}", style)
+    return [*lines, line]
+
+
+def _facts(state: State) -> list[Part]:
+    """Those that matter most come first: they are still there where the screen is narrow."""
+    frame = state.frame
+    found: list[Part] = []
+    if state.paused:
+        behind = f" -{text.duration(state.behind_seconds * 1e9)}" if state.behind_seconds else ""
+        found.append((f" PAUSED{behind} ", MODE))
+    if state.end is not None:
+        found.append((" END OF RECORDING ", MODE))
+    found.append(_attached(state))
+    if frame is not None:
+        lost = sum(astuple(frame.lost))
+        found.append((f" LOST {lost:,} ", ALARM) if lost else (" lost 0", ""))
+        if state.recording is None:
+            found += _cost(frame)
+    found.append((f" every {state.interval_seconds:g}s", ""))
+    if frame is not None:
+        found.append((f" in flight {frame.in_flight}", ""))
+    if state.slow_ns:
+        found.append((f" slow {text.duration(state.slow_ns)}", ""))
     if state.kernel:
-        line.append(GAP + state.kernel)
-    return line
+        found.append((f" {state.kernel}", ""))
+    return found
 
 
-def _attached(state: State) -> str:
+def _attached(state: State) -> Part:
+    if state.recording is not None:
+        return f" replay {text.printable(state.recording)}", ""
     if not state.kernel:
-        return "attaching"
-    return "attached" if state.probes is None else f"{state.probes} probes attached"
+        return " attaching", ""
+    if state.frame is None or not state.frame.probes:
+        return (" attached" if state.probes is None else f" {state.probes} probes"), ""
+    attached = [probe.attached for probe in state.frame.probes]
+    if all(attached):
+        return f" {len(attached)} probes", ""
+    return f" {sum(attached)} OF {len(attached)} PROBES ", ALARM
 
 
-def _lost(lost: Lost) -> tuple[str, str]:
-    found = [(field.name, getattr(lost, field.name)) for field in fields(Lost)]
-    if not any(count for _, count in found):
-        return "lost 0", ""
-    text = ", ".join(f"{name} {count:,}" for name, count in found if count)
+def _cost(frame: Frame) -> list[Part]:
+    """What hvtrace itself takes: of a core, in the kernel and here."""
+    cost = frame.cost
+    each = "-" if cost.ns_per_call is None else f"{text.duration(cost.ns_per_call)}/call"
+    core = "" if cost.kernel_share is None else f" {_core(cost.kernel_share)}"
+    own = _core(cost.own_share) if frame.seconds else "-"
+    return [(f" cost {each}{core}", ""), (f" own {own}", "")]
+
+
+def _core(share: float) -> str:
+    return f"{text.share(share) if share else 0}%"
+
+
+def _losses(lost: Lost) -> list[Part]:
+    names = {one.name: getattr(lost, one.name) for one in fields(Lost)}
+    found = [f"{name} {count:,}" for name, count in names.items() if count]
+    if not found:
+        return []
     if lost.no_slot or lost.no_thread:
-        text += ": raise --slots"
-    return f" LOST {text} ", ALARM
+        found.insert(0, "raise --slots:")
+    return [(f" LOST {found[0]} ", ALARM), *((f" {one} ", ALARM) for one in found[1:])]
+
+
+def _filled(parts: list[Part], width: int) -> list[Text]:
+    """As many parts to a line as fit; what is too long for one is cut."""
+    lines: list[Text] = []
+    for words, style in parts:
+        if not lines or lines[-1].cell_len + len(words) > width:
+            lines.append(Text("", no_wrap=True, overflow="ellipsis"))
+        lines[-1].append(words, style)
+    return lines

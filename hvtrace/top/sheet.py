@@ -6,7 +6,7 @@ Columns (columns.py) give one number for each row; text is made of those on the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -100,35 +100,25 @@ class Sheet:
 
     frame: Frame
     grouping: Grouping
+    scope: Scope
     keys: Ints
-    total: Groups
-    last: Groups
-    scope: Scope = Scope.INTERVAL
-    calls_of_vms: Ints | None = None  # what the filter left, as CALLS of keys; None: no filter
-    time_ns: float = field(default=0.0)  # service time of all rows in the scope
+    total: Groups  # since the start; without times where those of the interval are shown
+    shown: Groups  # in the scope: what rates, shares and times are of
+    time_ns: float  # service time of all rows in the scope
+    calls_of_vms: Ints | None  # what the filter left, as CALLS of keys; None: no filter
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @property
-    def shown(self) -> Groups:
-        """What rates, shares and times are of."""
-        return self.total if self.scope is Scope.TOTAL else self.last
-
-    @property
     def seconds(self) -> float:
-        """Length of that."""
+        """Length of the scope."""
         return self.frame.total_seconds if self.scope is Scope.TOTAL else self.frame.seconds
-
-    def seen_in(self, scope: Scope) -> Sheet:
-        """The same with the other scope's numbers."""
-        sheet = replace(self, scope=scope)
-        return replace(sheet, time_ns=float(sheet.shown["sum_ns"].sum()))
 
     def take(self, rows: Index) -> Sheet:
         """Only these rows, in this order; shares go on being of all."""
         return replace(
-            self, keys=self.keys[rows], total=self.total.take(rows), last=self.last.take(rows)
+            self, keys=self.keys[rows], total=self.total.take(rows), shown=self.shown.take(rows)
         )
 
     @cached_property
@@ -187,15 +177,19 @@ def sheet(frame: Frame, view: View) -> Sheet:
     of_total = np.full(len(kept), -1)
     of_total[kept] = labels
     of_last = np.where(rows_of(last, frame, chosen), find(keys, last.keys & mask), -1)
-    found = Sheet(
+    in_total = view.scope is Scope.TOTAL
+    total = group(frame.total, of_total, len(keys), timed=in_total)
+    shown = total if in_total else group(last, of_last, len(keys))
+    return Sheet(
         frame=frame,
         grouping=view.grouping,
+        scope=view.scope,
         keys=keys,
-        total=group(frame.total, of_total, len(keys)),
-        last=group(last, of_last, len(keys)),
+        total=total,
+        shown=shown,
+        time_ns=float(shown["sum_ns"].sum()),
         calls_of_vms=chosen,
     )
-    return found.seen_in(view.scope)
 
 
 def rows_of(counted: Tally, frame: Frame, chosen: Ints | None) -> NDArray[np.bool_]:

@@ -352,20 +352,18 @@ def _continued(before: Tally, after: Tally) -> tuple[Tally, Index, Index]:
 def _cells_in(after: Tally, before: Tally, at: Index) -> Index:
     """Where the cells of `before` are in `after`, -1: nowhere; `at` says it of the rows.
 
-    Cells never go away, so a row that has as many as before has the same: only those of the
-    others are looked for, which would take most of the time.
+    Most rows have the cells that they had: only what is not at its old place in its row is
+    looked for, which would take most of the time.
     """
-    moved = np.where(at >= 0, after.start[at] - before.start[:-1], 0)
-    grown = (at < 0) | (np.diff(before.start) != np.diff(after.start)[at])
     count = np.diff(before.start)
-    cells = np.arange(len(before.ids)) + np.repeat(moved, count)
-    look = np.repeat(grown, count)
-    look |= after.ids[np.minimum(cells, len(after.ids) - 1)] != before.ids
+    moved = np.where(at >= 0, after.start[at] - before.start[:-1], 0)
+    cells: Index = np.arange(len(before.ids)) + np.repeat(moved, count)
+    look = after.ids[np.minimum(cells, len(after.ids) - 1)] != before.ids
+    look |= np.repeat(at < 0, count)
     some = np.flatnonzero(look)
     row = np.searchsorted(before.start, some, side="right") - 1
     cells[some] = find(after.places, at[row] << 8 | before.ids[some])
-    found: Index = cells
-    return found
+    return cells
 
 
 def _select(counted: Tally, mask: NDArray[np.bool_]) -> Tally:

@@ -185,6 +185,17 @@ def test_the_last_calls_of_a_thread_that_ended_are_an_intervals_only_once():
     assert statuses_of(found, np.array([0])) == {5: 1}
 
 
+def test_extremes_are_not_of_rows_that_completed_nothing():
+    """The fastest call of all was before, on a thread that has only given up since."""
+    before = taken(threads(5, latencies=[300]) + threads(6))
+    after = taken(threads(5, latencies=[300], unfinished=1) + threads(6, latencies=[700, 90000]))
+    found = since(counted(before), counted(after))
+    assert found.keys.tolist() == [5 << 18 | 2 << 2 | 2, 6 << 18 | 2 << 2 | 2]
+    together = group(found, np.array([0, 0]), 1)
+    assert together.completed.tolist() == [1]
+    assert (together.min_ns[0], together.max_ns[0]) == (76293, 90000)  # the bucket's, and itself
+
+
 def test_a_thread_that_ended_with_nothing_new_leaves_no_row():
     before = taken(threads(5, 6))
     after = taken(threads(0, latencies=[700, 700]))

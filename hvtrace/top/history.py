@@ -12,6 +12,8 @@ from hvtrace.top.model import Frame
 MOST_BYTES = 24 << 20
 MOST_SECONDS = 15 * 60.0
 MOST_SLOW_CALLS = 1000
+FRAME_BYTES = 2048
+"""What a frame takes beside its counters, about."""
 
 
 class History:
@@ -43,8 +45,8 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        """Memory of what was counted."""
-        return sum(_counted(frame).nbytes for frame in self.frames)
+        """Memory of it all, about."""
+        return sum(FRAME_BYTES + _counted(frame).nbytes for frame in self.frames)
 
     def _join(self) -> None:
         """Make one of two neighbours: where both together are short for their age."""

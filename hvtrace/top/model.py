@@ -81,6 +81,8 @@ class Model:
         self._reset = False
         self._frames = 0
         self._vcpus: dict[int, int] = {}
+        self._vms: dict[int, Vm] = {}
+        self._labels: dict[int, str] = {}
         self._began_ns: dict[int, int] = {}  # VMs by number: when first seen
         self._ended_ns: dict[int, int] = {}  # when first seen to have ended
 
@@ -118,7 +120,7 @@ class Model:
             total=now if self._base is EMPTY else since(self._base, now),
             total_seconds=(now_ns - self._base_ns) / 1e9,
             vms=vms,
-            labels=_labels(vms),
+            labels=self._labels,
             new=new,
             vcpus=self._know_vcpus(snapshot, numbers),
             lost=_less(snapshot.lost, self._base_lost),
@@ -158,11 +160,19 @@ class Model:
             if since_ns < gone_ns:
                 del vms[number]
         new = (n for n, vm in vms.items() if self._began_ns[n] > max(0, new_ns) and not vm.ended)
-        return vms, frozenset(new)
+        if not _same(vms, self._vms):  # a history keeps hundreds of frames: one dict for many
+            self._vms, self._labels = vms, _labels(vms)
+        return self._vms, frozenset(new)
 
 
 def _less(lost: Lost, base: Lost) -> Lost:
     return Lost(*(a - b for a, b in zip(astuple(lost), astuple(base), strict=True)))
+
+
+def _same(vms: dict[int, Vm], others: dict[int, Vm]) -> bool:
+    """Whether they are the same VMs with as many vCPUs."""
+    counts = [vm.vcpus for vm in vms.values()] == [vm.vcpus for vm in others.values()]
+    return vms == others and counts
 
 
 def _labels(vms: Mapping[int, Vm]) -> dict[int, str]:

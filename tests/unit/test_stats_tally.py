@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import row, snapshot, vm
 
 from hvtrace.stats.histogram import BUCKETS
 from hvtrace.stats.snapshot import Snapshot, completed, concat, delta, empty, rollup
@@ -26,7 +27,6 @@ from hvtrace.stats.tally import (
     statuses_of,
     tally,
 )
-from tests.unit.samples import row, snapshot, vm
 
 VMS = [vm("win11", 1009), vm("win12", 1013)]
 LATENCIES = st.lists(st.integers(1, 10**10), min_size=1, max_size=7)

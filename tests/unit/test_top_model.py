@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from goldens import sample
 from samples import START, row, snapshot, vm
 
-from hvtrace.stats.snapshot import Lost, rollup
-from hvtrace.top.model import KEEP_ENDED_SECONDS, Frame, Model, Scope, Span
+from hvtrace.stats.slow import SlowCall
+from hvtrace.stats.snapshot import Lost, Probe
+from hvtrace.stats.tally import CODE_KEY, TID_SHIFT, VM_SHIFT
+from hvtrace.top.model import KEEP_ENDED_SECONDS, NEW_SECONDS, Frame, Model
 
-FLUSH, IPI, POST = 0x2, 0xB, 0x5C
+FLUSH, IPI = 0x2, 0xB
 
 
 def at(seconds: float, *rows, **more):
-    return rollup(snapshot(rows, time=START + seconds, **more))
+    return snapshot(rows, time=START + seconds, **more)
 
 
-def by_code(frame: Frame) -> dict[int, tuple[int, int | None]]:
-    """Calls of each code: (since the start, in the last interval)."""
-    return {
-        row.total.total.code: (row.total.total.calls, row.last.total.calls if row.last else None)
-        for row in frame.rows
-    }
+def by_code(counted) -> dict[int, int]:
+    if counted is None:
+        return {}
+    codes = ((counted.keys & CODE_KEY) >> np.uint64(2)).tolist()
+    return dict(zip(codes, counted.calls.tolist(), strict=True))
 
 
-def test_first_frame_has_what_the_source_has_counted_and_no_interval():
+def names(frame: Frame) -> list[str]:
+    return sorted(frame.labels.values())
+
+
+def test_the_first_frame_has_what_the_source_has_counted_and_no_interval():
     frame = Model().feed(at(0, row(code=FLUSH, latencies_ns=[700] * 3)))
-    assert by_code(frame) == {FLUSH: (3, None)}
-    assert frame.last is None
-    assert frame.span(Scope.INTERVAL) == Span()
-    assert frame.time == START
+    assert by_code(frame.total) == {FLUSH: 3}
+    assert frame.counted is None
+    assert (frame.time, frame.seconds, frame.total_seconds) == (START, 0, 0)
 
 
 def test_interval_and_total():
@@ -41,143 +45,116 @@ def test_interval_and_total():
     frame = model.feed(
         at(3, row(code=FLUSH, latencies_ns=[700] * 10 + [900]), row(code=IPI, unfinished=2))
     )
-    assert by_code(frame) == {FLUSH: (11, 1), IPI: (2, 2)}
-    assert frame.last == Span(seconds=2.0, calls=3, time_ns=900)
-    assert frame.total == Span(seconds=3.0, calls=13, time_ns=10 * 700 + 900)
-    assert frame.span(Scope.INTERVAL) is frame.last
-    assert frame.span(Scope.TOTAL) is frame.total
+    assert by_code(frame.total) == {FLUSH: 11, IPI: 2}
+    assert by_code(frame.counted) == {FLUSH: 1, IPI: 2}
+    assert (frame.seconds, frame.total_seconds) == (2, 3)
 
 
-def test_a_call_that_rests_keeps_its_row():
+def test_frames_are_numbered():
     model = Model()
-    model.feed(at(0))
-    model.feed(at(1, row(code=FLUSH, latencies_ns=[700] * 5)))
-    frame = model.feed(at(2, row(code=FLUSH, latencies_ns=[700] * 5)))
-    assert by_code(frame) == {FLUSH: (5, None)}
-    assert frame.last == Span(seconds=1.0, calls=0, time_ns=0)
-
-
-def test_variants_are_one_row():
-    model = Model()
-    model.feed(at(0))
-    frame = model.feed(
-        at(
-            1,
-            row(code=FLUSH, latencies_ns=[700] * 2),
-            row(code=FLUSH, fast=True, latencies_ns=[700] * 7, xmm_input=5),
-            row(code=FLUSH, fast=True, handler="vmm", latencies_ns=[900] * 3),
-        )
-    )
-    (only,) = frame.rows
-    assert (only.total.total.calls, only.total.fast) == (12, 10)
-    assert (only.total.xmm_input, only.total.vmm) == (5, 3)
-
-
-def test_same_call_of_two_vms_is_two_rows_also_under_one_name():
-    a, b = vm("win11", 1009), vm("win11", 1013)
-    model = Model()
-    model.feed(at(0))
-    frame = model.feed(at(1, row(a, FLUSH, latencies_ns=[700]), row(b, FLUSH, latencies_ns=[900])))
-    assert {row.vm.pid: row.total.total.calls for row in frame.rows} == {1009: 1, 1013: 1}
-    assert frame.vms == 2
-    assert {row.label for row in frame.rows} == {"win11/1009", "win11/1013"}
-
-
-def test_labels_are_names_where_these_are_enough():
-    model = Model()
-    frame = model.feed(at(0, row("a\n", latencies_ns=[7]), row("b", latencies_ns=[7])))
-    assert {row.label for row in frame.rows} == {"a?", "b"}
+    assert [model.feed(at(second)).number for second in range(3)] == [1, 2, 3]
 
 
 def test_reset_counts_from_the_next_snapshot_on():
     model = Model()
-    model.feed(at(0))
-    model.feed(at(1, row(code=FLUSH, latencies_ns=[700] * 5)))
+    lost = Lost(no_slot=3, orphans=2)
+    model.feed(at(0, row(latencies_ns=[700] * 3), lost=lost))
     model.reset()
-    frame = model.feed(at(2, row(code=FLUSH, latencies_ns=[700] * 7), lost=Lost(orphans=3)))
-    assert frame.rows == ()
-    assert frame.last is None
-    assert frame.lost == Lost()
-    frame = model.feed(at(3, row(code=FLUSH, latencies_ns=[700] * 9), lost=Lost(orphans=4)))
-    assert by_code(frame) == {FLUSH: (2, 2)}
-    assert frame.total.seconds == frame.last.seconds == 1.0
-    assert frame.lost == Lost(orphans=1)
+    frame = model.feed(at(1, row(latencies_ns=[700] * 5), lost=lost))
+    assert by_code(frame.total) == by_code(frame.counted) == {}
+    assert (frame.lost, frame.total_seconds) == (Lost(), 0)
+    frame = model.feed(at(3, row(latencies_ns=[700] * 12), lost=replace(lost, no_slot=4)))
+    assert by_code(frame.total) == by_code(frame.counted) == {2: 7}
+    assert (frame.lost, frame.total_seconds) == (Lost(no_slot=1), 2)
 
 
-def test_reset_before_the_first_snapshot():
+def test_orphans_of_the_start_are_no_loss():
     model = Model()
-    model.reset()
-    assert model.feed(at(0, row(code=FLUSH, latencies_ns=[700]))).rows == ()
+    assert model.feed(at(0, lost=Lost(orphans=5, no_slot=1))).lost == Lost(no_slot=1)
+    assert model.feed(at(1, lost=Lost(orphans=6, no_slot=1))).lost == Lost(orphans=1, no_slot=1)
 
 
-def test_losses_and_calls_in_flight():
-    lost = Lost(orphans=1, no_slot=2, no_thread=3, no_status=5)
-    model = Model()
-    assert model.feed(at(0)).lost == Lost()
-    frame = model.feed(at(1, lost=lost, in_flight=7))
-    assert (frame.lost, frame.in_flight) == (lost, 7)
-    frame = model.feed(at(2, lost=lost))
-    assert (frame.lost, frame.in_flight) == (lost, 0)  # of the whole, not of an interval
-
-
-def test_what_was_open_while_attaching_is_no_loss():
-    model = Model()
-    assert model.feed(at(0, lost=Lost(orphans=118))).lost == Lost()
-    assert model.feed(at(1, lost=Lost(orphans=120))).lost == Lost(orphans=2)
-
-
-def test_only_orphans_belong_to_the_start() -> None:
-    """Whatever else is lost before the first picture is lost."""
-    assert Model().feed(at(0, lost=Lost(orphans=3, no_slot=5))).lost == Lost(no_slot=5)
-
-
-def test_ended_vm_stays_for_a_while_and_then_goes():
-    lasting, ended = vm("stays", 1009), vm("goes", 1013)
-    rows = (row(lasting, FLUSH, latencies_ns=[700] * 3), row(ended, IPI, latencies_ns=[900] * 5))
-
-    def feed(seconds: float, is_over: bool) -> Frame:
-        vms = [lasting, replace(ended, ended=is_over)]
-        own = [replace(r, vm=vms[i]) for i, r in enumerate(rows)]
-        return model.feed(at(seconds, *own, vms=vms))
-
-    model = Model()
-    assert (feed(0, False).vms, feed(1, False).vms) == (2, 2)
-    first = feed(100, True)
-    assert [(r.vm.name, r.vm.ended) for r in first.rows] == [("goes", True), ("stays", False)]
-    assert first.vms == 1
-    assert len(feed(100 + KEEP_ENDED_SECONDS, True).rows) == 2
-    last = feed(100.5 + KEEP_ENDED_SECONDS, True)
-    assert [r.vm.name for r in last.rows] == ["stays"]
-    assert last.total.calls == 3  # the summary is of the rows one sees
-
-
-def test_an_ended_vm_is_seen_once_however_long_the_interval():
-    model = Model()
-    gone = vm("gone", 1009)
-    model.feed(at(0, row(gone, FLUSH, latencies_ns=[700])))
-    frame = model.feed(at(60, row(replace(gone, ended=True), FLUSH, latencies_ns=[700] * 3)))
-    assert by_code(frame) == {FLUSH: (3, 2)}
-    frame = model.feed(at(120, row(replace(gone, ended=True), FLUSH, latencies_ns=[700] * 3)))
-    assert frame.rows == ()
-
-
-def test_a_vm_that_the_source_has_forgotten():
+def test_a_vm_has_one_number_whatever_its_place():
     model = Model()
     a, b = vm("a", 1009), vm("b", 1013)
-    model.feed(at(0, row(a, FLUSH, latencies_ns=[700]), row(b, FLUSH, latencies_ns=[700])))
-    frame = model.feed(at(1, row(b, FLUSH, latencies_ns=[700] * 2), vms=[b]))
-    assert [(r.vm.name, r.last.total.calls) for r in frame.rows] == [("b", 1)]
+    first = model.feed(snapshot([row(vm=a, latencies_ns=[1])], [a, b]))
+    second = model.feed(snapshot([row(vm=a, latencies_ns=[1])], [b, a], time=START + 1))
+    assert first.labels == second.labels
+    assert first.total.keys.tolist() == second.total.keys.tolist()
+    assert by_code(second.counted) == {}
 
 
-def test_frame_is_immutable():
-    frame = Model().feed(at(0))
-    with pytest.raises(AttributeError):
-        frame.time = 0.0
+def test_vms_of_one_name_have_their_pid():
+    a, b, c = vm("win", 1009), vm("win", 1013), vm("lin\x1b[2J", 1019)
+    assert names(Model().feed(snapshot([], [a, b, c]))) == ["lin?[2J", "win/1009", "win/1013"]
 
 
-def test_sample_with_everything():
+def test_a_vm_that_ended_is_shown_for_a_while_with_its_counts():
+    model = Model()
+    gone = vm("gone", 1009)
+    model.feed(at(0, row(vm=gone, latencies_ns=[700] * 3), vms=[gone]))
+    gone = replace(gone, ended=True)
+    for second, shown in ((2, True), (2 + KEEP_ENDED_SECONDS, True), (17.5, False)):
+        frame = model.feed(at(second, row(vm=gone, latencies_ns=[700] * 3), vms=[gone]))
+        assert names(frame) == (["gone"] if shown else [])
+        assert by_code(frame.total) == {2: 3}
+
+
+def test_a_vm_is_new_for_a_while_but_not_at_the_start():
+    model = Model()
+    old, new = vm("old", 1009), vm("new", 1013)
+    assert model.feed(at(0, vms=[old])).new == frozenset()
+    frame = model.feed(at(5, vms=[old, new]))
+    assert [frame.labels[number] for number in frame.new] == ["new"]
+    assert model.feed(at(5 + NEW_SECONDS - 1, vms=[old, new])).new == frame.new
+    assert model.feed(at(5 + NEW_SECONDS + 1, vms=[old, new])).new == frozenset()
+
+
+def test_a_new_vm_that_has_ended_is_not_new():
     model = Model()
     model.feed(at(0))
-    frame = model.feed(rollup(sample(time=START + 1)))
-    assert len(frame.rows) == 10
-    assert frame.total.calls == sum(r.total.total.calls for r in frame.rows) == 6068
+    assert model.feed(at(1, vms=[vm("short", 1013, ended=True)])).new == frozenset()
+
+
+def test_vcpus_are_known_by_their_threads_and_stay_so():
+    model = Model()
+    rows = [
+        row(latencies_ns=[1], tid=31, vcpu=0),
+        row(code=3, latencies_ns=[1], tid=31, vcpu=0),
+        row(latencies_ns=[1], tid=37, vcpu=5),
+        row(latencies_ns=[1], tid=41),
+    ]
+    frame = model.feed(snapshot(rows, [vm("first", 7), vm("win11", 11)]))
+    expected = {1 << VM_SHIFT | 31 << TID_SHIFT: 0, 1 << VM_SHIFT | 37 << TID_SHIFT: 5}
+    assert frame.vcpus == expected
+    assert model.feed(at(1)).vcpus == expected
+
+
+def test_slow_calls_and_sizes_are_handed_on():
+    call = SlowCall(START, vm(), 0, 31, 2, False, "kernel", 0, 0, 0, 0, 10**6)
+    frame = Model().feed(replace(at(0, row(latencies_ns=[1], sizes=[(1, 1)])), slow=(call,)))
+    assert frame.slow == (call,)
+    assert frame.sized
+    assert not Model().feed(at(0, row(latencies_ns=[1]))).sized
+
+
+def probes(*runs):
+    kinds = ("kvm_hv_hypercall", "kvm_hv_hypercall_done")
+    return tuple(
+        Probe(name, True, count, ns) for name, (count, ns) in zip(kinds, runs, strict=True)
+    )
+
+
+def test_cost_is_of_all_programs_by_call():
+    model = Model()
+    first = model.feed(replace(at(0), probes=probes((0, 0), (0, 0))), 3.0)
+    assert (first.cost.ns_per_call, first.cost.kernel_share, first.cost.own_share) == (
+        None,
+        None,
+        0,
+    )
+    counted = at(2, row(latencies_ns=[700] * 2000))
+    frame = model.feed(replace(counted, probes=probes((7, 700), (7, 1400))), 3.1)
+    assert frame.cost.ns_per_call == 300
+    assert frame.cost.kernel_share == pytest.approx(300 * 1000 / 1e9)
+    assert frame.cost.own_share == pytest.approx(0.05)

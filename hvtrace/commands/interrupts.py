@@ -13,14 +13,19 @@ class Interrupts:
     """While entered, SIGINT and SIGTERM end `wait` and nothing else.
 
     For the main thread. Signals arrive through a pipe (Python's wake-up
-    descriptor), so none is lost between two calls of `wait`.
+    descriptor), so none is lost between two calls of `wait`. With `at_once`
+    they end the block itself, wherever it is: for what waits in a read.
     """
+
+    def __init__(self, at_once: bool = False) -> None:
+        self._at_once = at_once
 
     def __enter__(self) -> Interrupts:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        handler = signal.default_int_handler if self._at_once else _nothing
         self._handlers: dict[int, Any] = {
-            number: signal.signal(number, _nothing) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
         }
         return self
 
@@ -29,12 +34,13 @@ class Interrupts:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._read)
         os.close(self._write)
+        return self._at_once and kind is KeyboardInterrupt
 
     def wait(self, seconds: float, *descriptors: int) -> list[int]:
         """Sleep until `seconds` have passed, a signal arrived or a descriptor is readable.

@@ -6,10 +6,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from hvtrace.hyperv import statuses
 from hvtrace.stats import text
 from hvtrace.stats.calls import Call, calls
-from hvtrace.stats.snapshot import EVERY_VM, Lost, Snapshot, Vm, completed, rollup
+from hvtrace.stats.snapshot import EVERY_VM, Lost, SlowCall, Snapshot, Vm, completed, rollup
 
 COLUMNS = {
     "calls": 5,
@@ -43,6 +45,9 @@ LOSSES = {
 
 ATTEMPTS = ("impossible", "refused", "used-gpr", "used-xmm", "claimed")
 """Verdicts on calls that asked for output in registers."""
+
+MOST_SLOW = 20
+"""How many slow calls a table lists."""
 
 _CLAIMED = (
     "the VMM says success where this KVM cannot return output in registers;"
@@ -101,7 +106,9 @@ def render(delta: Snapshot, duration_s: float, width: int = 80, color: bool = Fa
         duration_s=max(duration_s, 1e-9),
         time_ns=sum(line.time_ns for line in found),
         columns=columns,
-        names=_names(found, width - sum(columns.values()) - len(columns)),
+        names=_names(
+            (line.total.code for line in found), width - sum(columns.values()) - len(columns)
+        ),
         width=width,
         color=color,
     )
@@ -112,6 +119,7 @@ def render(delta: Snapshot, duration_s: float, width: int = 80, color: bool = Fa
     for vm, own in sorted(vms.items(), key=lambda item: -_time_ns(item[1])):
         out += ["", *_section(vm, own, sheet)]
     out += ["", *found_exits] if (found_exits := exits(delta, width)) else []
+    out += _slow(delta.slow, sheet)
     out += _footer(delta.lost, delta.in_flight, width)
     return "\n".join(out) + "\n"
 
@@ -143,8 +151,9 @@ def _columns(trips: bool, width: int) -> dict[str, int]:
     return columns
 
 
-def _names(found: Sequence[Line], room: int) -> dict[int, str]:
-    names = text.short_names({line.total.code for line in found}, room)
+def _names(codes: Iterable[int], room: int) -> dict[int, str]:
+    """Names of call codes, all of one length."""
+    names = text.short_names(set(codes), room)
     longest = max((len(name) for name in names.values()), default=0)
     return {code: name.ljust(longest) for code, name in names.items()}
 
@@ -269,6 +278,31 @@ def exits(delta: Snapshot, width: int) -> list[str]:
         who = f"exits of {text.printable(one.vm.name)}, {name}{' fast' if one.fast else ''}"
         out += _paragraph(who, items, width)
     return out
+
+
+def _slow(slow: Sequence[SlowCall], sheet: _Sheet) -> list[str]:
+    """Single calls that took long, the longest first, and of many only those."""
+    if not slow:
+        return []
+    listed = sorted(slow, key=lambda call: call.duration_ns, reverse=True)[:MOST_SLOW]
+    title = _count(len(slow), "slow call")
+    if more := len(slow) - len(listed):
+        title += f": the {len(listed)} slowest, {more:,} more are not listed"
+    starts = (datetime.fromtimestamp(call.start) for call in listed)
+    columns = [
+        ["began", *(start.strftime("%H:%M:%S.%f")[:12] for start in starts)],
+        ["VM", *(text.printable(call.vm.name)[:16] for call in listed)],
+        ["  took", *(text.duration(call.duration_ns).rjust(6) for call in listed)],
+        ["status", *(statuses.name_of(call.status)[:23] for call in listed)],
+    ]
+    # The name of the call has the room that the others leave.
+    room = sheet.width - sum(max(map(len, column)) + 1 for column in columns)
+    names = _names((call.code for call in listed), room)
+    columns.insert(2, ["call", *(names[call.code] for call in listed)])
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    heading, *found = (" ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return ["", sheet.paint(title, _BOLD), sheet.paint(heading, _DIM), *found]
 
 
 def _footer(lost: Lost, in_flight: int, width: int) -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import replace
 
 import pytest
 from goldens import check, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import row, snapshot, vm
+from samples import START, row, snapshot, vm
 
 from hvtrace.hyperv.codes import CODES
-from hvtrace.stats.snapshot import Lost, rollup
-from hvtrace.stats.table import COLUMNS, LOSSES, lines, render
+from hvtrace.hyperv.statuses import STATUSES
+from hvtrace.stats.snapshot import Lost, SlowCall, rollup
+from hvtrace.stats.table import COLUMNS, LOSSES, MOST_SLOW, lines, render
 
 
 def cells(text: str) -> dict[str, dict[str, str]]:
@@ -206,3 +209,79 @@ def test_columns_are_straight(width):
             line for line in own if not re.match("unfinished|failed|XMM output|claimed|  ", line)
         ]
         assert {len(line) for line in (heading, *own)} == {len(heading)}
+
+
+# --- slow calls
+
+
+@pytest.fixture
+def utc(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def slow(number=0, **more):
+    """A slow call, 7 ms after the one before it and 1.01 ms shorter."""
+    call = SlowCall(
+        start=START + 0.25 + number * 0.007,
+        vm=vm("win11"),
+        vcpu=3,
+        tid=1013,
+        code=0x13,
+        fast=True,
+        handler="kernel",
+        var_cnt=1,
+        rep_cnt=5,
+        status=0,
+        reps=2,
+        duration_ns=50_000_000 - number * 1_010_000,
+    )
+    return replace(call, **more)
+
+
+def slow_section(*calls, **more):
+    snap = replace(snapshot([row(latencies_ns=[5])]), slow=calls)
+    return render(snap, 1.0, **more).split("\n\n")[-1].splitlines()
+
+
+@pytest.mark.usefixtures("utc")
+def test_slow_calls_are_listed_the_slowest_first():
+    calls = (slow(1), slow(0, code=0x5C, status=0x12), slow(2, vm=vm("linux", 1013)))
+    assert slow_section(*calls) == [
+        "3 slow calls",
+        "began        VM    call                         took status",
+        "22:13:20.250 win11 PostMessage                50.0ms INVALID_CONNECTION_ID",
+        "22:13:20.257 win11 FlushVirtualAddressSpaceEx 49.0ms SUCCESS",
+        "22:13:20.264 linux FlushVirtualAddressSpaceEx 48.0ms SUCCESS",
+    ]
+
+
+def test_of_many_slow_calls_the_slowest_are_listed():
+    calls = [slow(i) for i in range(MOST_SLOW + 1009)]
+    shuffled = sorted(calls, key=lambda call: call.start * 997 % 1)
+    heading, _, *listed = slow_section(*shuffled)
+    assert heading == "1,029 slow calls: the 20 slowest, 1,009 more are not listed"
+    assert len(listed) == MOST_SLOW
+    assert (listed[0].split()[-2], listed[-1].split()[-2]) == ("50.0ms", "30.8ms")
+
+
+def test_one_slow_call_or_none():
+    assert slow_section(slow())[0] == "1 slow call"
+    assert "slow" not in render(snapshot([row(latencies_ns=[5])]), 1.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.text(max_size=100),
+    st.sampled_from([*CODES, 0xFFF0]),
+    st.sampled_from([*STATUSES, 0x7777]),
+    st.integers(0, 2**45),
+)
+def test_slow_calls_fit_80_columns(name, code, status, duration_ns):
+    one = slow(vm=vm(name), code=code, status=status, duration_ns=duration_ns)
+    for line in slow_section(one, slow()):
+        assert len(line) <= 80
+        assert line.isprintable()

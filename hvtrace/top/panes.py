@@ -5,58 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from textwrap import wrap
-from typing import NamedTuple
 
 import numpy as np
 from rich.text import Text
 
-from hvtrace.hyperv import kvm, statuses
-from hvtrace.hyperv.explain import Document, explain_code
+from hvtrace.hyperv.explain import explain_code
 from hvtrace.stats import text
 from hvtrace.top.detail import Detail, Part
-from hvtrace.top.draw import (
-    BAR,
-    LABEL,
-    QUIET,
-    Band,
-    Floats,
-    bands,
-    bar,
-    heatmap,
-    histogram,
-    sparkline,
+from hvtrace.top.draw import BAR, LABEL, QUIET, Band, bands, bar, histogram, percent, sparkline
+from hvtrace.top.facts import (
+    FAILURE,
+    Lines,
+    about_lines,
+    convention_lines,
+    heading,
+    prose,
+    size_lines,
+    status_lines,
 )
+from hvtrace.top.heatmap import heatmap
 
 WIDE = 120
 """From this width on charts, and what is below them, stand side by side."""
 
-FAILURE = "bold red"
-
-VERDICTS = {
-    "claimed": "success where this KVM returns nothing in registers: the guest reads what was "
-    "there before",
-    "refused": "it would fit the registers, but the call failed or never completed",
-    "impossible": "input and output together exceed the 112 bytes of the registers",
-    "used-gpr": "success, and no output beyond RDX and R8",
-    "used-xmm": "success, with output in XMM registers",
-}
-"""What became of output in registers, the worst first."""
-
 VERSUS = "vmm/kernel"
 """Label of the factors between the handlers."""
-
-UNFINISHED = "it faulted (#UD), or the thread made its next call, or ended, before it completed"
-
-Lines = list[Text]
 
 _GAP = 3  # columns between what stands side by side
 _MIN_ROWS, _MAX_ROWS = 4, 24  # of the charts
 _AROUND = 10  # lines of the first screenful that are not the histogram's rows
 _AROUND_HEATMAP = 4  # lines of a heatmap that are no rows
 _NUMBERS = 44  # columns of a part's numbers
-_MEANING = 30  # columns, or a meaning gets lines of its own
-_INDENT = 11  # of what the call is
 
 
 def detail_lines(detail: Detail, width: int, height: int | None = None) -> Lines:
@@ -88,14 +67,14 @@ def detail_lines(detail: Detail, width: int, height: int | None = None) -> Lines
 def _sections(detail: Detail, width: int, most: int) -> list[Lines]:
     """All that is below charts and handlers; tables of parts have `most` rows at most."""
     return [
-        _statuses(detail, width),
-        _convention(detail, width),
+        status_lines(detail, width),
+        convention_lines(detail, width),
         *(
             _parts(title, parts, detail.whole, width, most)
             for title, parts in (("vCPU", detail.vcpus), ("Call", detail.calls), ("VM", detail.vms))
         ),
-        _sizes(detail, width),
-        [] if detail.code is None else _about(explain_code(detail.code), width),
+        size_lines(detail, width),
+        [] if detail.code is None else about_lines(explain_code(detail.code), width),
     ]
 
 
@@ -117,13 +96,6 @@ def _beside(left: Lines, right: Lines, column: int) -> Iterator[Text]:
         yield line.append(" " * _GAP).append_text(other or Text())
 
 
-def _heading(title: str, width: int, note: str = "") -> Text:
-    """A title, a rule, and a note at its right end."""
-    line = Text().append(title, "bold")
-    rule = width - line.cell_len - len(note) - (2 if note else 1)
-    return line.append(f" {'─' * max(1, rule)} {note}".rstrip(), QUIET)
-
-
 def _numbers(detail: Detail, width: int) -> Lines:
     """Title, and the row's numbers: as many to a line as fit, then the course of its rate."""
     whole, calls = detail.whole, detail.whole.calls
@@ -140,9 +112,9 @@ def _numbers(detail: Detail, width: int) -> Lines:
         "p99": _duration(whole.p99_ns),
         "max": _duration(whole.max_ns),
         "busy": _busy(whole.time_ns, detail.seconds),
-        "fast": _percent(detail.fast, calls),
-        "XMM in": _percent(detail.xmm_input, calls),
-        "VMM": _percent(vmm, calls),
+        "fast": percent(detail.fast, calls),
+        "XMM in": percent(detail.xmm_input, calls),
+        "VMM": percent(vmm, calls),
         "failed": f"{failed:,}",
         "unfinished": f"{detail.unfinished:,}",
     }
@@ -175,10 +147,6 @@ def _duration(ns: float) -> str:
     return "-" if math.isnan(ns) else text.duration(ns)
 
 
-def _percent(part: float, whole: float) -> str:
-    return f"{text.percent(part, whole)}%" if part > 0 and whole > 0 else "-"
-
-
 def _charts(detail: Detail, width: int, rows: int) -> Iterator[Text]:
     """Histogram and heatmap beside each other, with the same rows."""
     column = 52 + (width - WIDE) // 3
@@ -195,19 +163,19 @@ def _latency(detail: Detail, width: int, rows: int, shared: Sequence[Band] | Non
     found = histogram(detail.buckets, width, rows, rows=shared)
     if not found and detail.unfinished:
         calls = "The call" if detail.unfinished == 1 else f"All {detail.unfinished:,} calls"
-        found = _prose(f"{calls} never completed: there is no time to show.", width)
+        found = prose(f"{calls} never completed: there is no time to show.", width)
     elif not found:
-        found = _prose(f"No calls ({detail.span}).", width)
-    return [_heading("Latency", width, note), *found]
+        found = prose(f"No calls ({detail.span}).", width)
+    return [heading("Latency", width, note), *found]
 
 
 def _over_time(
     detail: Detail, width: int, rows: int, shared: Sequence[Band] | None = None
 ) -> Lines:
     """The heatmap, or why there is none."""
-    head = _heading("Over time", width, _reach(detail))
+    head = heading("Over time", width, _reach(detail))
     if why := _why_no_course(detail):
-        return [head, *_prose(why, width)]
+        return [head, *prose(why, width)]
     return [head, *heatmap(detail.heat, detail.ends, detail.spans, width, rows, rows=shared)]
 
 
@@ -271,179 +239,14 @@ def _parts(
     for part in parts[:most]:
         line = Text(text.printable(part.label))
         line.truncate(label_width, overflow="ellipsis", pad=True)
-        line.append(f" {text.quantity(part.calls):>5} {_percent(part.calls, whole.calls):>4}")
-        line.append(f" {_percent(part.time_ns, whole.time_ns):>4} ")
+        line.append(f" {text.quantity(part.calls):>5} {percent(part.calls, whole.calls):>4}")
+        line.append(f" {percent(part.time_ns, whole.time_ns):>4} ")
         line.append(" ".join(_duration(ns).rjust(6) for ns in _times(part)))
         line.append(" ").append(bar(part.time_ns / (whole.time_ns or math.nan), room), BAR)
         lines.append(line)
     if rest := parts[most:]:
         calls, time_ns = sum(p.calls for p in rest), sum(p.time_ns for p in rest)
-        share = _percent(time_ns, whole.time_ns).replace("-", "none")
+        share = percent(time_ns, whole.time_ns).replace("-", "none")
         more = f"and {len(rest):,} more: {text.quantity(calls)} calls, {share} of the time"
         lines.append(Text(more, QUIET))
     return lines
-
-
-class _Counted(NamedTuple):
-    """A line of a small table: what was counted, of how many, and what it means."""
-
-    name: str
-    calls: int
-    of: int
-    meaning: str
-    style: str = ""
-    more: Sequence[str] = ()
-
-
-def _counted(entries: Sequence[_Counted], width: int) -> Iterator[Text]:
-    """Name, count, percent, meaning: beside them where there is room, else below."""
-    name_width = max(len(entry.name) for entry in entries)
-    count_width = max(len(f"{entry.calls:,}") for entry in entries)
-    indent = name_width + count_width + 9
-    below = width - indent < _MEANING
-    for entry in entries:
-        line = Text().append(entry.name.ljust(name_width), entry.style)
-        line.append(f"  {entry.calls:{count_width},} {_percent(entry.calls, entry.of):>4}")
-        meaning = wrap(entry.meaning, max(10, width - (4 if below else indent)))
-        if meaning and not below:
-            line.append(f"  {meaning.pop(0)}")
-        yield line
-        for one in meaning:
-            yield Text(" " * (4 if below else indent) + one)
-        for item in entry.more:
-            wrapped = wrap(item, width, initial_indent="  - ", subsequent_indent="    ")
-            yield from (Text(one, QUIET) for one in wrapped)
-
-
-def _statuses(detail: Detail, width: int) -> Lines:
-    """What the calls ended with, and for each failure what KVM itself gives it for."""
-    entries = [
-        _Counted(name, count, detail.completed, *_status(detail, name))
-        for name, count in detail.statuses.items()
-    ]
-    if detail.unfinished:
-        when = [_when(r) for r in _rules(detail, None) if r.codes is not kvm.ALL]
-        entries.append(
-            _Counted(
-                "never completed", detail.unfinished, detail.whole.calls, UNFINISHED, FAILURE, when
-            )
-        )
-    return [_heading("Status", width), *_counted(entries, width)] if entries else []
-
-
-def _status(detail: Detail, name: str) -> tuple[str, str, list[str]]:
-    """Meaning, style, and where it comes from."""
-    number = next((v for v, known in statuses.STATUSES.items() if known.name == name), None)
-    if number == 0:
-        return "", "", []
-    meaning = "" if number is None else statuses.STATUSES[number].meaning
-    rules = [] if number is None else _rules(detail, number)
-    more = [_when(rule) for rule in rules]
-    if detail.code is not None and any(part.label == "vmm" for part in detail.handlers):
-        more.append("or the VMM answered so" if rules else "the VMM answered so, KVM does not")
-    return meaning or "not known: in none of the sources used", FAILURE, more
-
-
-def _rules(detail: Detail, status: int | None) -> list[kvm.Rule]:
-    """How KVM itself ends calls of this code so; [] for several codes."""
-    if detail.code is None:
-        return []
-    return [rule for rule in kvm.rules_of(detail.code) if rule.status == status]
-
-
-def _when(rule: kvm.Rule) -> str:
-    return f"KVM, where {rule.when}" + (f" [{rule.kernels}]" if rule.kernels else "")
-
-
-def _convention(detail: Detail, width: int) -> Lines:
-    """How parameters were passed, and what became of output in registers."""
-    calls = detail.whole.calls
-    if not calls:
-        return []
-    entries = [
-        _Counted("memory", calls - detail.fast, calls, "parameters in the guest's memory"),
-        _Counted("fast", detail.fast, calls, "parameters in registers"),
-        _Counted("XMM input", detail.xmm_input, calls, "input in XMM registers too"),
-    ]
-    asked = sum(detail.verdicts.values())
-    for name, meaning in VERDICTS.items():
-        style = FAILURE if name == "claimed" else ""
-        if count := detail.verdicts.get(name):
-            entries.append(_Counted(f"output {name}", count, asked, meaning, style))
-    return [_heading("Convention", width), *_counted(entries, width)]
-
-
-def _sizes(detail: Detail, width: int) -> Lines:
-    """Calls by rep count and by size of the variable header."""
-    reps, var = detail.reps, detail.var
-    if not detail.whole.calls:
-        return []
-    lines = [_heading("Sizes", width)]
-    if reps is None and var is None:
-        return [*lines, *_prose("Rep counts and variable headers: not known (a replay).", width)]
-    if not any(sizes is not None and sizes.any() for sizes in (reps, var)):
-        return [*lines, *_prose("No reps, no variable header.", width)]
-    done = f", {text.quantity(detail.reps_completed)} completed" if detail.reps_completed else ""
-    lines += _size_rows(f"reps{done}", reps, 1, width)
-    lines += _size_rows("variable header, bytes", var, 8, width)
-    return lines
-
-
-def _size_rows(title: str, sizes: Floats | None, unit: int, width: int) -> Iterator[Text]:
-    """A row for each power of two in use: entry i counts sizes in [2^i, 2^(i+1)) units."""
-    if sizes is None or not sizes.any():
-        yield Text(f"{title}: {'not known (a replay)' if sizes is None else 'none'}", QUIET)
-        return
-    yield Text(title, QUIET)
-    used = np.flatnonzero(sizes)
-    for i in range(int(used[0]), int(used[-1]) + 1):
-        low, high = unit << i, ((2 << i) - 1) * unit
-        count = int(sizes[i])
-        line = Text(f"{low if low == high else f'{low}-{high}':>{LABEL - 1}} ")
-        line.append(f"{text.quantity(count):>5} {_percent(count, sizes.sum()):>4} ")
-        lines_width = width - line.cell_len
-        yield line.append(bar(count / sizes.max(), lines_width), BAR)
-
-
-def _about(doc: Document, width: int) -> Lines:
-    """What the call is, what it carries and who answers it: the core of `hvtrace explain`."""
-    kind = f"{doc['class']} call" if doc["class"] else "class unknown"
-    linux = f", Linux: {doc['linux_name']}" if doc["linux_name"] else ""
-    handling = doc["kvm"]
-    since = handling["since"] or ""
-    since = f"; since {since.removeprefix('<=')}{' or before' if '<' in since else ''}"
-    rows = [
-        ("", f"{doc['code']:#06x}, {kind}{linux}"),
-        ("input", doc["input"]["words"]),
-        ("output", doc["output"]["words"]),
-        ("fast", _fast(doc["fast_call"])),
-        ("KVM", handling["words"] + (since if handling["since"] else "")),
-        ("VMMs", handling["vmms"]),
-        ("XMM input", handling["xmm_use"]),
-        *(("kernels", history) for history in handling["history"]),
-        ("note", doc["note"]),
-        ("more", f"hvtrace explain {doc['code']:#06x}"),
-    ]
-    lines = [_heading(doc["name"], width)]
-    for label, words in rows:
-        wrapped = wrap(words or "", max(10, width - _INDENT), break_on_hyphens=False)
-        for number, one in enumerate(wrapped):
-            lines.append(Text().append(f"{'' if number else label:{_INDENT}}", QUIET).append(one))
-    return lines
-
-
-def _fast(fast: Document) -> str:
-    """The registers that carry the input of a fast call."""
-    if fast["input_bytes"] is None:
-        return "not known: the size of the input is not"
-    pieces = fast["input_registers"]
-    if pieces is None:
-        return "does not fit the registers"
-    names = ", ".join(piece["register"] for piece in pieces) or "no input"
-    if not fast["max_reps"]:
-        return f"input in {names}" if pieces else names
-    return f"input of one rep in {names}; {fast['max_reps']} reps fit the registers"
-
-
-def _prose(words: str, width: int) -> Lines:
-    return [Text(line) for line in wrap(words, width)]

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.color import Color, ColorSystem
 
 from hvtrace.stats.histogram import BUCKETS, LOWER_NS, UPPER_NS
-from hvtrace.top import draw
-from hvtrace.top.draw import LABEL, LEVELS, RAMP, Band, bands, bar, heatmap, histogram, sparkline
+from hvtrace.top.draw import LABEL, Band, bands, bar, histogram, sparkline
+from hvtrace.top.heatmap import LEVELS, RAMP, SHADES, heatmap
 
 FEW = settings(max_examples=40, deadline=None)
 INDEX = st.integers(0, BUCKETS - 1)
@@ -350,7 +350,7 @@ def test_the_ramp_is_even_and_as_long_as_it_must_be():
     steps = np.diff([lightness(color) for color in RAMP])
     assert steps.min() > 1.5
     assert steps.max() < 6.5
-    assert len(RAMP) == draw.SHADES * len(LEVELS)
+    assert len(RAMP) == SHADES * len(LEVELS)
 
 
 def test_with_16_colours_the_ramp_keeps_its_order():
@@ -365,4 +365,4 @@ def test_colour_says_no_more_than_characters_do():
         for span in line.spans:
             text = line.plain[span.start : span.end]
             if span.style in RAMP:
-                assert set(text) == {LEVELS[RAMP.index(span.style) // draw.SHADES]}
+                assert set(text) == {LEVELS[RAMP.index(span.style) // SHADES]}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from hvtrace.hyperv.codes import CODES
 from hvtrace.stats.table import ATTEMPTS
-from hvtrace.top import panes
-from hvtrace.top.panes import FAILURE, detail_lines
+from hvtrace.top.facts import FAILURE, VERDICTS
+from hvtrace.top.panes import detail_lines
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
 
@@ -288,12 +288,13 @@ def test_a_status_that_kvm_never_gives_is_the_vmms():
 
 
 def test_every_verdict_on_output_has_its_meaning(full):
-    assert set(panes.VERDICTS) == set(ATTEMPTS)
+    assert set(VERDICTS) == set(ATTEMPTS)
     one = replace(full, verdicts=dict.fromkeys(ATTEMPTS, 3))
     drawn = section(text(one, 80), "Convention")
-    assert [line.split()[1] for line in drawn if line.startswith("output ")] == list(panes.VERDICTS)
-    assert all("20%" in line for line in drawn if line.startswith("output "))
-    [claimed] = [x for x in detail_lines(one, 80) if x.plain.startswith("output claimed")]
+    at = drawn.index("output in registers, asked for by 15 calls")
+    found = [line.split() for line in drawn[at + 1 :] if line[0] != " "]
+    assert [words[:3] for words in found] == [[name, "3", "20%"] for name in VERDICTS]
+    [claimed] = [x for x in detail_lines(one, 80) if x.plain.startswith("claimed")]
     assert any(span.style == FAILURE for span in claimed.spans)
 
 

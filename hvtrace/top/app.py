@@ -1,4 +1,4 @@
-"""The live view: widgets, keys, and the thread that feeds them."""
+"""The live view: keys of all its screens, and the thread that feeds them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from textual import on
-from textual.app import App, ComposeResult
+from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.widgets import Footer, Static
 
 from hvtrace.errors import HvtraceError
 from hvtrace.stats.snapshot import Snapshot, Source
-from hvtrace.top import lines
-from hvtrace.top.calltable import CallTable
+from hvtrace.top import settings
+from hvtrace.top.desk import Desk
 from hvtrace.top.filterfield import FilterField
-from hvtrace.top.help import Help
+from hvtrace.top.lines import State
 from hvtrace.top.model import Frame, Model
 from hvtrace.top.picture import standalone
 from hvtrace.top.sampler import Open, Sampler
-from hvtrace.top.view import View, name_widths
+from hvtrace.top.screens.help import Help
+from hvtrace.top.screens.pane import Pane
+from hvtrace.top.screens.table import TablePane
+from hvtrace.top.settings import Settings
 
-INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-"""Seconds, for the keys + and -."""
+KEEP_SECONDS = 1.0
+"""How long after a change of the settings they are written: not with every key."""
 
 
 class TopApp(App[None]):
@@ -39,25 +40,24 @@ class TopApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     ALLOW_SELECT = False
     CSS = """
-    #summary, #status { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
-    #summary { background: $panel; }
+    Screen { background: $background; }
+    FooterKey .footer-key--key { text-style: bold; color: ansi_default; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "quit", "Quit"),
-        Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
-        Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
         Binding("p,space", "pause", "Pause", key_display="p"),
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("left,less_than_sign", "beside(-1)", "Sort", key_display="←→"),
-        Binding("right,greater_than_sign", "beside(1)", "Sort", show=False),
-        Binding("s", "turn", "Turn"),
-        Binding("t", "scope", "Total"),
-        Binding("plus,equals_sign", "interval(1)", "Interval", key_display="+-"),
-        Binding("minus", "interval(-1)", "Shorter", show=False),
-        Binding("r", "reset", "Reset"),
-        Binding("S", "picture", "Picture", show=False),
-        Binding("escape", "drop_filter", show=False),
+        Binding("left_square_bracket", "step(-1)", "Step", key_display="[]"),
+        Binding("right_square_bracket", "step(1)", show=False),
+        Binding("left_curly_bracket", "step(-10)", show=False),
+        Binding("right_curly_bracket", "step(10)", show=False),
+        Binding("t", "scope", show=False),
+        Binding("plus,equals_sign", "interval(1)", show=False),
+        Binding("minus", "interval(-1)", show=False),
+        Binding("r", "reset", show=False),
+        Binding("S", "picture", show=False),
         Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", show=False, priority=True),
     ]
 
     class Opened(Message):
@@ -81,48 +81,76 @@ class TopApp(App[None]):
             super().__init__()
             self.frame = frame
 
+    class Ended(Message):
+        """The recording is over; what is to be said of its end."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
     class Failed(Message):
-        """There will be no more frames."""
+        """There will be no more frames, and nothing to look at."""
 
         def __init__(self, error: Exception) -> None:
             super().__init__()
             self.error = error
 
-    def __init__(self, open_source: Open, interval_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        open_source: Open,
+        interval_seconds: float | None = None,
+        *,
+        slow_ns: int = 0,
+        recording: str | None = None,
+        settings_file: Path | None = None,
+    ) -> None:
         super().__init__()
-        self.failure: Exception | None = None
+        # The terminal's own colours: right on dark and light ones, and where there are only 16.
+        self.theme = "ansi-dark"
         self.animation_level = "none"
-        self.state = lines.State(interval_seconds=interval_seconds)
-        self._said: list[str] = []
-        self._summary, self._table = Static(id="summary"), CallTable()
-        self._filter, self._status = FilterField(), Static(id="status")
+        self.failure: Exception | None = None
+        self._settings_file = settings_file
+        self._kept, self._complaint = settings.load(settings_file)
+        interval = self._kept.interval_seconds if interval_seconds is None else interval_seconds
+        self._interval_is_kept = interval_seconds is None
+        state = State(
+            view=self._kept.view,
+            interval_seconds=interval,
+            recording=recording,
+            slow_ns=slow_ns,
+        )
+        self.desk = Desk(state)
+        self.desk.on_change = self._changed
+        self._keeping = False
         self._model = Model()
         self._sampler = Sampler(
             open_source,
-            interval_seconds,
+            interval,
             on_say=lambda text: self._tell(self.Said(text)),
             on_open=self._opened,
             on_snapshot=self._feed,
+            on_end=lambda text: self._tell(self.Ended(text)),
             on_error=lambda error: self._tell(self.Failed(error)),
         )
 
-    def compose(self) -> ComposeResult:
-        """Summary, table, filter, status, keys: from top to bottom."""
-        yield from (self._summary, self._table, self._filter, self._status)
-        yield Footer(show_command_palette=False, compact=True)
+    def get_default_screen(self) -> TablePane:
+        """The table."""
+        return TablePane(self.desk, self._set_slow)
 
     def on_mount(self) -> None:
         """Start sampling; end on signals as on a key."""
-        self._draw()
-        self._table.focus()
+        if self._complaint:
+            self.notify(self._complaint, severity="warning", timeout=10)
         if not self.is_headless:
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.add_signal_handler(number, self.exit)
         self._sampler.start()
 
     async def on_unmount(self) -> None:
         """Detach before the terminal is given back."""
+        if self._keeping:
+            settings.store(self._settings_file, self._kept)
         await asyncio.to_thread(self._sampler.stop)
 
     # In the sampler's thread.
@@ -134,25 +162,25 @@ class TopApp(App[None]):
         self._tell(self.Opened(source.kernel, getattr(source, "probes", None)))
 
     def _feed(self, snapshot: Snapshot) -> None:
-        self._tell(self.Arrived(self._model.feed(snapshot)))
+        self._tell(self.Arrived(self._model.feed(snapshot, time.process_time())))
 
     # What it says.
 
     def on_top_app_opened(self, message: Opened) -> None:
         """Attached."""
-        self.state = replace(self.state, kernel=message.kernel, probes=message.probes)
-        self._draw()
+        self.desk.opened(message.kernel, message.probes)
 
     def on_top_app_said(self, message: Said) -> None:
         """Shown as long as there are no rows."""
-        self._said.append(message.text)
-        self._draw()
+        self.desk.say(message.text)
 
     def on_top_app_arrived(self, message: Arrived) -> None:
-        """A paused view keeps the frame it has."""
-        if not self.state.paused:
-            self.state = replace(self.state, frame=message.frame)
-            self._draw()
+        """Every screen that can be seen shows it."""
+        self.desk.arrived(message.frame)
+
+    def on_top_app_ended(self, message: Ended) -> None:
+        """The last frame stays."""
+        self.desk.ended(message.text)
 
     def on_top_app_failed(self, message: Failed) -> None:
         """End; `run` says why."""
@@ -161,33 +189,17 @@ class TopApp(App[None]):
 
     # What the user does.
 
-    @on(CallTable.Arranged)
-    def arranged(self) -> None:
-        """The column sorted by is on the screen now, or is not any more."""
-        self._draw()
-
-    @on(CallTable.SortWanted)
-    def sort(self, message: CallTable.SortWanted) -> None:
-        """Sort by a column, or turn it round."""
-        self._look(self.state.view.sorted_by(message.column))
-
-    def action_beside(self, step: int) -> None:
-        """Sort by the column `step` places to the right of the one in use."""
-        view = self.state.view
-        self._look(view.sorted_by(self._table.columns.beside(view.column, step)))
-
-    def action_turn(self) -> None:
-        """The other direction."""
-        self._look(self.state.view.sorted_by(self.state.view.column))
-
     def action_scope(self) -> None:
         """Of the last interval, or since the start."""
-        self._look(self.state.view.other_scope())
+        self.desk.look(self.desk.state.view.other_scope())
 
     def action_pause(self) -> None:
         """Freeze the picture, or go on with the present."""
-        self.state = replace(self.state, paused=not self.state.paused)
-        self._draw()
+        self.desk.pause()
+
+    def action_step(self, steps: int) -> None:
+        """Forward, or back through the last minutes."""
+        self.desk.step(steps)
 
     def action_reset(self) -> None:
         """Count from now on."""
@@ -196,36 +208,8 @@ class TopApp(App[None]):
 
     def action_interval(self, step: int) -> None:
         """The next longer (1) or shorter (-1) interval."""
-        now = self.state.interval_seconds
-        longer = [seconds for seconds in INTERVALS if seconds > now]
-        shorter = [seconds for seconds in INTERVALS if seconds < now]
-        seconds = (longer[:1] if step > 0 else shorter[-1:]) or [now]
-        self.state = replace(self.state, interval_seconds=seconds[0])
-        self._sampler.set_interval(seconds[0])
-        self._draw()
-
-    def action_filter(self) -> None:
-        """Type a filter."""
-        self._filter.open()
-
-    def action_drop_filter(self) -> None:
-        """All rows again."""
-        self._filter.action_drop()
-
-    @on(FilterField.Changed)
-    def filter_changed(self, message: FilterField.Changed) -> None:
-        """Filter as it is typed."""
-        self._look(replace(self.state.view, filter=message.value))
-
-    @on(FilterField.Submitted)
-    def filter_done(self) -> None:
-        """Back to the table."""
-        self._table.focus()
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """While a filter is typed, keys are letters."""
-        typing = isinstance(self.focused, FilterField)
-        return not typing or action in ("quit", "suspend_process")
+        self._interval_is_kept = True
+        self._sampler.set_interval(self.desk.next_interval(step))
 
     def action_help(self) -> None:
         """Keys and columns."""
@@ -241,36 +225,49 @@ class TopApp(App[None]):
         else:
             self.notify(f"saved {path}", timeout=3)
 
-    def _look(self, view: View) -> None:
-        self.state = replace(self.state, view=view)
-        self._draw()
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While a filter is typed, keys are letters."""
+        typing = isinstance(self.focused, FilterField)
+        return not typing or action in ("quit", "suspend_process")
 
-    def _draw(self) -> None:
-        if not self._table.is_attached:
-            return  # a frame that comes while the app ends
-        state = self.state
-        rows = state.view.rows(state.frame) if state.frame else []
-        self._table.show(rows, state.view, name_widths(state.frame), self._note())
-        hidden = state.view.column not in dict(self._table.columns.columns)
-        self.state = replace(state, shown=len(rows), sort_hidden=hidden)
-        self._summary.update(lines.summary(self.state), layout=False)
-        self._status.update(lines.status(self.state), layout=False)
+    def _set_slow(self, limit_ns: int) -> None:
+        def change(source: Source) -> None:
+            set_slow = getattr(source, "set_slow", None)
+            if set_slow is not None:
+                set_slow(limit_ns)
 
-    def _note(self) -> str:
-        """What to say where there is no row."""
-        state = self.state
-        if not state.kernel:
-            now = "Attaching to the kernel: compiling and loading the probes..."
-        elif state.frame and state.frame.rows:
-            now = "No call matches the filter; Esc drops it."
-        else:
-            now = "No VM makes hypercalls now; one that does appears here."
-        return "\n".join((now, *self._said))
+        self._sampler.order(change)
+
+    def _changed(self) -> None:
+        """The screen in front is drawn anew; those behind it are when they come to the front."""
+        panes = [screen for screen in self.screen_stack if isinstance(screen, Pane)]
+        if panes:
+            panes[-1].show()
+        self._keep()
+
+    def _keep(self) -> None:
+        """See to it that the settings are written, where they have changed."""
+        state = self.desk.state
+        interval = state.interval_seconds if self._interval_is_kept else self._kept.interval_seconds
+        now = Settings(replace(state.view, filter=""), interval)
+        if now == self._kept or self._settings_file is None:
+            return
+        self._kept = now
+        if not self._keeping:
+            self._keeping = True
+            self.set_timer(KEEP_SECONDS, self._store)
+
+    def _store(self) -> None:
+        self._keeping = False
+        problem = settings.store(self._settings_file, self._kept)
+        if problem:
+            self._settings_file = None
+            self.notify(f"settings are not kept: {problem}", severity="warning")
 
 
 def run(
     open_source: Open,
-    interval_seconds: float,
+    interval_seconds: float | None,
     *,
     mouse: bool = True,
     slow_ns: int = 0,
@@ -278,14 +275,22 @@ def run(
 ) -> int:
     """Show the live view until the user ends it; the exit status.
 
-    `slow_ns` is the limit that `open_source` asks slow calls for, 0: none; `recording` names
-    what is replayed. Raises HvtraceError where there is no terminal, or where the source says why
-    it ended.
+    `interval_seconds` is None where the user said nothing. `slow_ns` is the limit that
+    `open_source` asks slow calls for, 0: none; `recording` names what is replayed. Raises
+    HvtraceError where there is no terminal, or where the source says why it ended.
     """
     streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
     if os.environ.get("TERM") == "dumb" or not all(s is not None and s.isatty() for s in streams):
         raise HvtraceError("top needs a terminal; without one: hvtrace top --batch")
-    app = TopApp(open_source, interval_seconds)
+    if any(s is not None and s.encoding.lower() != "utf-8" for s in streams):
+        raise HvtraceError("top needs UTF-8: set LC_ALL=C.UTF-8, or use hvtrace top --batch")
+    app = TopApp(
+        open_source,
+        interval_seconds,
+        slow_ns=slow_ns,
+        recording=recording,
+        settings_file=settings.place(os.environ),
+    )
     app.run(mouse=mouse)
     if app.failure is not None:
         raise app.failure

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
@@ -17,41 +19,63 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from hvtrace.stats.text import short_names
-from hvtrace.top.columns import CALL, VM, Column, Shown
+from hvtrace.top.columns import CALL, MINUTE, VCPU, VM, Column
+from hvtrace.top.draw import sparkline
 from hvtrace.top.layout import Layout, fit
-from hvtrace.top.view import View
+from hvtrace.top.past import Sparks
+from hvtrace.top.rows import Rows
+from hvtrace.top.sheet import Grouping, View
+
+NO_NAMES = {VM.key: 0, VCPU.key: 0, CALL.key: 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some rows that follow one another, as text."""
+
+    first: int
+    cells: dict[str, list[str]]  # by key of the column
+    alarms: dict[str, NDArray[np.bool_]]
+    ended: list[bool]
+    idle: list[bool]
 
 
 class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
-    """Rows under headings; the heading in use has an arrow. A click on one asks to sort by it."""
+    """Rows under headings; the heading in use has an arrow, a row has the cursor.
+
+    The cursor goes with its row wherever the order takes it; in the first line, where it is
+    at first, it stays.
+    """
 
     DEFAULT_CSS = """
     CallTable { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
-    CallTable .call-table--heading { background: $panel; color: $text-muted; }
-    CallTable .call-table--sorted { background: $primary; color: $text; text-style: bold; }
-    CallTable .call-table--vm { color: $text-accent; }
+    CallTable .call-table--heading { text-style: bold underline; }
+    CallTable .call-table--sorted { text-style: bold reverse; }
+    CallTable .call-table--vm { color: ansi_cyan; }
     CallTable .call-table--call { text-style: bold; }
-    CallTable .call-table--number { color: $text; }
-    CallTable .call-table--nothing { color: $text-disabled; }
-    CallTable .call-table--idle { color: $text-muted; }
-    CallTable .call-table--ended { color: $text-disabled; text-style: italic; }
-    CallTable .call-table--alarm { color: red; text-style: bold; }
-    CallTable .call-table--note { color: $text-muted; }
+    CallTable .call-table--number { text-style: none; }
+    CallTable .call-table--minute { color: ansi_green; }
+    CallTable .call-table--nothing { text-style: dim; }
+    CallTable .call-table--idle { text-style: dim; }
+    CallTable .call-table--ended { text-style: dim italic; }
+    CallTable .call-table--alarm { color: ansi_red; text-style: bold underline; }
+    CallTable .call-table--cursor { text-style: reverse; }
+    CallTable .call-table--note { text-style: none; }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"call-table--{name}"
         for name in (
-            *("heading", "sorted", "vm", "call", "number", "nothing"),
-            *("idle", "ended", "alarm", "note"),
+            *("heading", "sorted", "vm", "call", "number", "minute", "nothing"),
+            *("idle", "ended", "alarm", "cursor", "note"),
         )
     }
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "scroll_up", show=False),
-        Binding("down,j", "scroll_down", show=False),
-        Binding("pageup", "page_up", show=False),
-        Binding("pagedown", "page_down", show=False),
-        Binding("home", "scroll_home", show=False),
-        Binding("end", "scroll_end", show=False),
+        Binding("up,k", "move(-1)", show=False),
+        Binding("down,j", "move(1)", show=False),
+        Binding("pageup", "page(-1)", show=False),
+        Binding("pagedown", "page(1)", show=False),
+        Binding("home", "first", show=False),
+        Binding("end", "last", show=False),
     ]
 
     class SortWanted(Message):
@@ -61,16 +85,23 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
             super().__init__()
             self.column = column
 
+    class Chosen(Message):
+        """The user wants to see all of the row under the cursor."""
+
     class Arranged(Message):
         """Another width has made room for other columns."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._rows: Sequence[Shown] = ()
+        self._rows: Rows | None = None
         self._view = View()
         self._note = ""
-        self._name_widths = (VM.width, CALL.width)
-        self._layout_of_columns = fit(80, 0, 0)
+        self._sparks: Sparks | None = None
+        self._grouping: Grouping | None = None
+        self._place = 0
+        self._key: int | None = None  # of the row that the cursor goes with
+        self._window: Window | None = None
+        self._layout_of_columns = fit(80, Grouping.CALL_OF_VM, NO_NAMES)
         self._names: dict[int, str] = {}
 
     @property
@@ -78,79 +109,181 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         """The columns on the screen now."""
         return self._layout_of_columns
 
-    def show(
-        self, rows: Sequence[Shown], view: View, name_widths: tuple[int, int], note: str
-    ) -> None:
-        """Draw `rows`, sorted as `view` says; `note` where there are none.
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self._rows) if self._rows else 0
 
-        `name_widths` are those of the longest names of VMs and calls, also
-        of rows that a filter hides: columns should not move while it is typed.
-        """
-        self._rows, self._view, self._note = rows, view, note
-        self._name_widths = name_widths
-        self.virtual_size = Size(0, 1 + len(rows))
+    @property
+    def chosen(self) -> int | None:
+        """The key of the row under the cursor."""
+        return self._rows.key(self._place) if self._rows else None
+
+    def show(self, rows: Rows | None, view: View, sparks: Sparks, note: str) -> None:
+        """Draw `rows`, sorted as `view` says; `note` where there are none."""
+        was_seen = 0 <= self._place - self.scroll_offset.y < self._height
+        self._rows, self._view, self._sparks, self._note = rows, view, sparks, note
+        self.virtual_size = Size(0, 1 + self.count)
+        self._follow()
+        if was_seen:
+            self._reveal()
         self._arrange()
+
+    def select(self, key: int) -> None:
+        """Put the cursor on a row, if it is there."""
+        place = self._rows.place(key) if self._rows else None
+        if place is not None:
+            self._go(place)
+
+    @property
+    def _height(self) -> int:
+        """Lines for rows."""
+        return max(1, self.scrollable_content_region.height - 1)
+
+    def _follow(self) -> None:
+        """The cursor goes with its row; where that has vanished, it stays where it is."""
+        if self._grouping != self._view.grouping:
+            self._grouping, self._key = self._view.grouping, None
+        if self._key is None:
+            self._place = 0
+            return
+        place = self._rows.place(self._key) if self._rows else None
+        self._place = min(self._place, max(0, self.count - 1)) if place is None else place
+        if place is None and self._rows:
+            self._key = self._rows.key(self._place)
+
+    def _go(self, place: int) -> None:
+        self._place = max(0, min(place, self.count - 1))
+        self._key = self._rows.key(self._place) if self._rows else None
+        self._reveal()
+        self.refresh()
+
+    def _reveal(self) -> None:
+        """Scroll as little as shows the cursor."""
+        top = self.scroll_offset.y
+        wanted = min(max(top, self._place - self._height + 1), self._place)
+        if wanted != top:
+            self.scroll_to(y=wanted, animate=False, immediate=True)
+
+    def action_move(self, step: int) -> None:
+        """Some rows down (or up)."""
+        self._go(self._place + step)
+
+    def action_page(self, step: int) -> None:
+        """A screen down (or up)."""
+        self._go(self._place + step * self._height)
+
+    def action_first(self) -> None:
+        """The first line: the cursor stays there, whichever row it is."""
+        self._go(0)
+        self._key = None
+
+    def action_last(self) -> None:
+        """The last row."""
+        self._go(self.count - 1)
 
     def on_resize(self, event: events.Resize) -> None:
         """Another width has room for other columns."""
+        self._reveal()
         self._arrange()
         self.post_message(self.Arranged())
 
     def _arrange(self) -> None:
+        rows, view = self._rows, self._view
         self._layout_of_columns = fit(
             self.scrollable_content_region.width,
-            *self._name_widths,
-            trips=any(row.total.total.trips is not None for row in self._rows[:1]),
+            view.grouping,
+            rows.names if rows else NO_NAMES,
+            hidden=view.hidden,
+            trips=bool(rows and rows.sheet.total["trips"].any()),
         )
-        width = dict(self._layout_of_columns.columns)[CALL]
-        self._names = short_names({row.code for row in self._rows}, width)
+        width = dict(self._layout_of_columns.columns).get(CALL, 0)
+        self._names = short_names(rows.codes, width) if rows else {}
+        self._window = None
         self.refresh()
 
     def on_click(self, event: events.Click) -> None:
-        """A heading was clicked, perhaps."""
+        """A heading was clicked, or a row, perhaps twice."""
         offset = event.get_content_offset(self)
-        if offset is not None and offset.y == 0:
+        if offset is None:
+            return
+        place = self.scroll_offset.y + offset.y - 1
+        if offset.y == 0:
             column = self._layout_of_columns.at(offset.x)
             if column is not None:
                 self.post_message(self.SortWanted(column))
+        elif place < self.count:
+            self._go(place)
+            if event.chain == 2:
+                self.post_message(self.Chosen())
 
     def render_line(self, y: int) -> Strip:
         """Line `y` of the screen; the headings stay on the first."""
         width = self.scrollable_content_region.width
+        fill = self.rich_style
+        number = self.scroll_offset.y + y - 1
+        segments: list[Segment] = []
         if y == 0:
-            segments = self._headings()
-            fill = self._style("heading")
-        else:
-            fill = self.rich_style
-            number = self.scroll_offset.y + y - 1
-            segments = self._row(self._rows[number]) if number < len(self._rows) else []
-            if not self._rows:
-                segments = self._note_line(y, width)
+            segments, fill = self._headings(), self._style("heading")
+        elif not self.count:
+            segments = self._note_line(y, width)
+        elif number < self.count:
+            segments = self._row(number)
+            fill = self._style("cursor") if number == self._place else fill
         return Strip([*segments]).adjust_cell_length(width, fill)
 
     def _headings(self) -> list[Segment]:
         segments: list[Segment] = []
-        for column, width in self._layout_of_columns.columns:
-            in_use = column == self._view.column
+        plain = self._style("heading")
+        for i, (column, width) in enumerate(self._layout_of_columns.columns):
+            in_use = column.key == self._view.sort
             arrow = ("▼" if self._view.descending else "▲") if in_use else " "
-            style = self._style("sorted" if in_use else "heading")
-            gap = "" if column == VM else " "
+            style = self._style("sorted") if in_use else plain
+            gap = " " if i else ""
             if column.left:
                 text = f"{column.key}{arrow}"[:width].ljust(width)
-                segments += [Segment(gap, self._style("heading")), Segment(text, style)]
+                segments += [Segment(gap, plain), Segment(text, style)]
             else:
                 # The arrow stands in the space before a number's column: it costs no room.
-                segments.append(Segment(f"{arrow}{column.key}".rjust(width + 1), style))
+                segments.append(Segment(f"{arrow}{column.key}".rjust(width + len(gap)), style))
         return segments
 
-    def _row(self, row: Shown) -> list[Segment]:
+    def _row(self, number: int) -> list[Segment]:
+        window = self._window
+        if window is None or not 0 <= number - window.first < len(window.ended):
+            window = self._window = self._make_window()
         segments: list[Segment] = []
-        for column, width in self._layout_of_columns.columns:
-            text = self._names[row.code] if column == CALL else column.show(row)
-            style = self._style(_look(column, row, text))
-            gap = "" if column == VM else " "
-            segments.append(Segment(gap + _cell(text, width, column.left), style))
+        cursor = self._style("cursor") if number == self._place else Style.null()
+        i = number - window.first
+        for at, (column, width) in enumerate(self._layout_of_columns.columns):
+            text = window.cells[column.key][i]
+            style = self._style(_look(column, text, window, i)) + cursor
+            segments.append(Segment(" " if at else "", cursor))
+            cell = _cell(text, width, column.left)
+            # Underlined is the number, not the space before it.
+            blank = len(cell) - len(cell.lstrip())
+            segments += [Segment(cell[:blank], cursor), Segment(cell[blank:], style)]
         return segments
+
+    def _make_window(self) -> Window:
+        """Text of the rows on the screen."""
+        assert self._rows is not None
+        assert self._sparks is not None
+        first = self.scroll_offset.y
+        shown = self._rows.sheet.take(self._rows.order[first : first + self._height + 1])
+        cells = {c.key: c.texts(shown) for c, _ in self._layout_of_columns.columns if c != MINUTE}
+        if CALL.key in cells:
+            cells[CALL.key] = [self._names[code] for code in shown.codes.tolist()]
+        if width := dict(self._layout_of_columns.columns).get(MINUTE):
+            rates = self._sparks.rates(shown, width)
+            cells[MINUTE.key] = [sparkline(row.tolist(), width) for row in rates]
+        alarms = {
+            column.key: column.alarm(shown.shown) > 0
+            for column, _ in self._layout_of_columns.columns
+            if column.alarm
+        }
+        ended = [bool(vm and vm.ended) for vm in shown.vms]
+        return Window(first, cells, alarms, ended, (shown.shown.calls == 0).tolist())
 
     def _note_line(self, y: int, width: int) -> list[Segment]:
         lines = [
@@ -166,15 +299,17 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         return self.get_component_rich_style(f"call-table--{name}")
 
 
-def _look(column: Column, row: Shown, text: str) -> str:
+def _look(column: Column, text: str, window: Window, i: int) -> str:
     """Which of the table's styles a cell has."""
-    if row.line and column.alarm and column.alarm(row.line):
+    if column.key in window.alarms and window.alarms[column.key][i]:
         return "alarm"
-    if row.vm.ended:
+    if window.ended[i]:
         return "ended"
     if text == "-":
         return "nothing"
-    if row.line is None:
+    if column is MINUTE:
+        return "minute"
+    if window.idle[i]:
         return "idle"
     return column.key if column in (VM, CALL) else "number"
 

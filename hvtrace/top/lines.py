@@ -9,6 +9,7 @@ from rich.text import Text
 
 from hvtrace.stats import text
 from hvtrace.stats.snapshot import Lost
+from hvtrace.stats.tally import CELL, Tally
 from hvtrace.top.model import Frame
 from hvtrace.top.sheet import View
 
@@ -59,10 +60,15 @@ def summary(state: State) -> Text:
     if counted is not None and seconds:
         rate = int(counted.calls.sum()) / seconds
         line.append(f"{GAP}{text.quantity(rate or 0)} calls/s", "bold")
-        line.append(f"{GAP}{text.duration(counted.sum_of('sum_ns') / seconds)}/s busy")
+        line.append(f"{GAP}{text.duration(_sum(counted, 'sum_ns') / seconds)}/s busy")
         line.append(f"{GAP}{view.scope.value} {text.duration(seconds * 1e9)}")
     line.append(f"{GAP}by {view.grouping.value.replace(' and ', '+')}")
     return line
+
+
+def _sum(counted: Tally, counter: str) -> int:
+    """A counter of all rows together."""
+    return int(counted.values[counted.ids == CELL[counter]].sum())
 
 
 def notes(state: State) -> list[Part]:
@@ -75,7 +81,7 @@ def notes(state: State) -> list[Part]:
         found += _losses(frame.lost)
         if missing := [probe.name for probe in frame.probes if not probe.attached]:
             found.append((f" NOT ATTACHED {', '.join(missing)} ", ALARM))
-        if claimed := frame.total.sum_of("claimed"):
+        if claimed := _sum(frame.total, "claimed"):
             found.append((f" XMM OUTPUT CLAIMED {claimed:,} ", ALARM))
     if view.filter.strip():
         rows = "row" if state.shown == 1 else "rows"
@@ -146,13 +152,13 @@ def _core(share: float) -> str:
 
 
 def _losses(lost: Lost) -> list[Part]:
+    """Each by its name; those first that the user can do something about."""
     names = {one.name: getattr(lost, one.name) for one in fields(Lost)}
-    found = [f"{name} {count:,}" for name, count in names.items() if count]
-    if not found:
-        return []
-    if lost.no_slot or lost.no_thread:
-        found.insert(0, "raise --slots:")
-    return [(f" LOST {found[0]} ", ALARM), *((f" {one} ", ALARM) for one in found[1:])]
+    found = {name: f"{name} {count:,}" for name, count in names.items() if count}
+    room = [found.pop(name) for name in ("no_slot", "no_thread") if name in found]
+    parts = [f"{', '.join(room)}: raise --slots"] if room else []
+    parts += found.values()
+    return [(f" {'' if i else 'LOST '}{part} ", ALARM) for i, part in enumerate(parts)]
 
 
 def _filled(parts: list[Part], width: int) -> list[Text]:

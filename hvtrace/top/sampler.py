@@ -6,24 +6,25 @@ import threading
 import time
 from collections.abc import Callable
 
-from hvtrace.stats.snapshot import Snapshot, Source, rollup
+from hvtrace.stats.snapshot import RecordingEnded, Snapshot, Source
 
 Open = Callable[[Callable[[str], None]], Source]
 """Opens a source; the argument takes lines on the progress."""
 
-FIRST_SECONDS = 1.0
-"""The first interval is no longer than this: a first picture should not take long."""
+FIRST_SECONDS = 0.5
+"""The first interval is no longer than this: first rows should not take long."""
 
 POLL_SECONDS = 1.0
 """How often to look in longer intervals: VMs are to be known by name before they are gone."""
 
 
 class Sampler:
-    """Opens a source, and gives a rolled-up snapshot of it at every interval.
+    """Opens a source, and gives a snapshot of it at every interval.
 
     The callbacks run in the sampler's thread: `on_say` takes lines on the
     progress of opening, `on_open` the source, `on_snapshot` each snapshot,
-    and `on_error` whatever ended it all.
+    `on_end` what is to be said of the end of a recording (mostly nothing), and
+    `on_error` whatever ended it all.
     """
 
     def __init__(
@@ -34,15 +35,18 @@ class Sampler:
         on_say: Callable[[str], None],
         on_open: Callable[[Source], None],
         on_snapshot: Callable[[Snapshot], None],
+        on_end: Callable[[str], None],
         on_error: Callable[[Exception], None],
     ) -> None:
         self._open = open_source
         self._interval_seconds = interval_seconds
         self._on_say, self._on_open = on_say, on_open
-        self._on_snapshot, self._on_error = on_snapshot, on_error
+        self._on_snapshot = on_snapshot
+        self._on_end, self._on_error = on_end, on_error
         self._changed = threading.Condition()
         self._stopped = False
         self._hurry = False
+        self._orders: list[Callable[[Source], None]] = []
         # A daemon: opening may wait for KVM without end, and must not keep the program alive.
         self._thread = threading.Thread(target=self._run, name="hvtrace-sampler", daemon=True)
 
@@ -70,12 +74,20 @@ class Sampler:
             self._hurry = True
             self._changed.notify()
 
+    def order(self, do: Callable[[Source], None]) -> None:
+        """Have something done with the source at once: it is used by this thread only."""
+        with self._changed:
+            self._orders.append(do)
+            self._changed.notify()
+
     def _run(self) -> None:
         try:
             source = self._open(self._on_say)
             try:
                 self._on_open(source)
                 self._sample(source)
+            except RecordingEnded as end:
+                self._on_end(str(end))
             finally:
                 source.close()
         except Exception as error:  # whatever it is, the view has to hear of it
@@ -86,9 +98,11 @@ class Sampler:
         while not self._stopped:
             # An interval begins with its snapshot: where that takes long, they get longer.
             begun = time.monotonic()
-            self._on_snapshot(rollup(source.snapshot()))
+            self._on_snapshot(source.snapshot())
             while not self._nap(begun, longest):
+                self._obey(source)
                 source.look()
+            self._obey(source)
             longest = FIRST_SECONDS if self._hurry else float("inf")
             self._hurry = False
 
@@ -96,9 +110,15 @@ class Sampler:
         """Sleep, but not beyond the interval's end or POLL_SECONDS; whether it is over."""
         with self._changed:
             end = begun + min(self._interval_seconds, longest)
-            if not self._over(end):
+            if not self._over(end) and not self._orders:
                 self._changed.wait(min(end - time.monotonic(), POLL_SECONDS))
             return self._over(begun + min(self._interval_seconds, longest))
+
+    def _obey(self, source: Source) -> None:
+        with self._changed:
+            orders, self._orders = self._orders, []
+        for do in orders:
+            do(source)
 
     def _over(self, end: float) -> bool:
         return self._stopped or self._hurry or time.monotonic() >= end

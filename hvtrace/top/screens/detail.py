@@ -1,0 +1,81 @@
+"""All that is known of one row, and it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.widget import Widget
+
+from hvtrace.top.desk import Desk
+from hvtrace.top.detail import Detail, detail
+from hvtrace.top.lines import MODE
+from hvtrace.top.model import Frame
+from hvtrace.top.panes import detail_lines
+from hvtrace.top.screens.pane import Pane
+from hvtrace.top.textpane import TextPane
+
+
+class DetailPane(Pane):
+    """The row with a key, frame after frame. Where it is gone, its last numbers stay."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,q", "back", "Back", key_display="Esc"),
+        Binding("n,tab", "beside(1)", "Next", key_display="n"),
+        Binding("N,shift+tab", "beside(-1)", "Previous", key_display="N"),
+    ]
+
+    def __init__(self, desk: Desk, key: int) -> None:
+        super().__init__(desk)
+        self.key = key
+        self._pane = TextPane()
+        self._detail: Detail | None = None
+        self._of: tuple[object, ...] = ()
+        self._seen: Frame | None = None
+        self._place = 0
+
+    def body(self) -> list[Widget]:
+        """Lines that scroll."""
+        return [self._pane]
+
+    def on_mount(self) -> None:
+        """Keys are for the lines."""
+        self._pane.focus()
+
+    def draw(self) -> None:
+        """The row as it is in the frame, or as it was."""
+        rows = self.desk.rows
+        place = rows.place(self.key) if rows else None
+        if rows and place is not None:
+            self._place = place
+            of = rows.sheet.frame, rows.sheet.scope, self.key
+            if self._of != of:
+                self._detail = detail(rows.sheet, int(rows.order[place]), self.desk.history)
+                self._of, self._seen = of, rows.sheet.frame
+        size = self._pane.scrollable_content_region
+        if self._detail is not None and size.width:
+            gone = place is None
+            lines = detail_lines(self._detail, size.width, size.height - gone)
+            self._pane.show([*self._gone(), *lines] if gone else lines)
+
+    def _gone(self) -> Sequence[Text]:
+        assert self._seen is not None
+        when = time.strftime("%H:%M:%S", time.localtime(self._seen.time))
+        return [Text(f" GONE: not in the table at this moment; this was at {when} ", MODE)]
+
+    def action_back(self) -> None:
+        """To the table."""
+        self.dismiss()
+
+    def action_beside(self, step: int) -> None:
+        """The next row of the table (1), or the one before (-1)."""
+        rows = self.desk.rows
+        if rows:
+            place = rows.place(self.key)
+            place = min(self._place, len(rows)) - (step > 0) if place is None else place
+            self.key = rows.key(max(0, min(place + step, len(rows) - 1)))
+            self._pane.scroll_home(animate=False, immediate=True)
+            self.show()

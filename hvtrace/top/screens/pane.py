@@ -1,0 +1,74 @@
+"""What all screens share that show frames: the lines that are always true, above and below."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Footer, Static
+
+from hvtrace.top import lines
+from hvtrace.top.desk import Desk
+
+
+class Pane(Screen[None]):
+    """Summary, body, status, keys: from top to bottom. `draw` is for the body."""
+
+    DEFAULT_CSS = """
+    Pane .summary { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    Pane .status { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
+    """
+    ALLOW_SELECT = False
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.desk = desk
+        self._summary = Static(classes="summary")
+        self._status = Static(classes="status")
+
+    def compose(self) -> ComposeResult:
+        """All of it."""
+        yield self._summary
+        yield from self.body()
+        yield self._status
+        yield Footer(show_command_palette=False, compact=True)
+
+    def body(self) -> list[Widget]:
+        """What is between summary and status."""
+        raise NotImplementedError
+
+    def draw(self) -> None:
+        """Draw the body anew, from what the desk has."""
+        raise NotImplementedError
+
+    def on_screen_resume(self) -> None:
+        """What changed meanwhile is seen."""
+        self.show()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """There is room for more, or for less."""
+        self.call_after_refresh(self.show)
+
+    def show(self) -> None:
+        """Draw all of it anew."""
+        if not self._status.is_attached:
+            return  # a frame that comes while the app ends
+        self.draw()
+        rows = self.desk.rows
+        state = replace(
+            self.desk.state, shown=len(rows) if rows else 0, sort_hidden=self.sort_hidden
+        )
+        self._summary.update(lines.summary(state), layout=False)
+        status = lines.status(state, self.size.width)
+        # Its height changes only where notes come or go.
+        grown = len(status) != self._status.size.height
+        self._status.update(Text("\n").join(status), layout=grown)
+
+    @property
+    def sort_hidden(self) -> bool:
+        """Whether the table is sorted by a column that is not on the screen."""
+        return False

@@ -36,8 +36,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The sub-command that `args` call, and its own arguments."""
         options = {word.partition("=")[0] for word in args}
-        # With --pin, there may be nothing to load.
-        if args[0] in TRACERS and not {"-h", "--help", "--pin"} & options:
+        # With --pin there may be nothing to load, with --replay there is nothing.
+        if args[0] in TRACERS and not {"-h", "--help", "--pin", "--replay"} & options:
             from hvtrace.kernel import loader
 
             loader.start_ahead()

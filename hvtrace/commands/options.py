@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -35,6 +37,22 @@ def _pid(context: click.Context, parameter: click.Parameter, pid: int | None) ->
     if process != pid:
         raise HvtraceError(f"{pid} is a thread of process {process}: give --pid {process}")
     return pid
+
+
+class Duration(click.ParamType):
+    """A time with its unit, such as 250us, 1.5ms or 2s: whole ns, an hour at most."""
+
+    name = "time"
+    _units: ClassVar = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9}
+    _most_ns = 3600 * 10**9
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Raises HvtraceError."""
+        found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?) ?([nuµμm]?s)", value, re.ASCII)
+        nanoseconds = round(Decimal(found[1]) * self._units[found[2]]) if found else 0
+        if not 0 < nanoseconds <= self._most_ns:
+            raise HvtraceError(f'"{value}" is no time from 1ns to 3600s: give 250us, 1ms, 2s...')
+        return nanoseconds
 
 
 anyway = click.option("--anyway", is_flag=True, help="Go on where KVM has no Hyper-V.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,31 +137,56 @@ def test_each_interval_is_flushed():
     assert out.flushed == 3
 
 
-ENDLESS = """
+PROGRAM = """
 import atexit, sys
 sys.path.insert(0, {unit!r})
 from samples import FakeSource, row, snapshot
 from hvtrace import cli
-from hvtrace.kernel import live
 
 def check():
-    assert fake.closed
-    assert not {{"textual", "rich"}} & set(sys.modules), "a view that needs no terminal"
+    heavy = {{"textual", "rich"}} | ({{"hvtrace.kernel.loader"}} if not {live!r} else set())
+    assert not heavy & set(sys.modules), "what is not needed"
     print("ended", file=sys.stderr)
+    assert fake.closed == {live!r}
 
 fake = FakeSource(snapshot([row(code=2, latencies_ns=[700])]))
-live.open_source = lambda **more: fake
+if {live!r}:
+    from hvtrace.kernel import live
+    live.open_source = lambda **more: fake
 atexit.register(check)
-sys.argv = ["hvtrace", "top", "--batch", "--json", "-i", "0.1"]
+sys.argv = ["hvtrace", "top", *{options!r}]
 cli.main()
 """
 
 
+def started(*options):
+    """`hvtrace top` over an endless fake source, or over a recording."""
+    code = PROGRAM.format(unit=str(UNIT), options=options, live="--replay" not in options)
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """More than a pipe holds."""
+    path = tmp_path / "recording"
+    path.write_text(run(source(0, 7, 18), intervals=1, as_json=True) * 2_000)
+    return path
+
+
+SHORT = ("--batch", "--json", "-i", "0.1")
+
+
 def test_a_closed_pipe_ends_it_cleanly_and_without_textual():
-    code = ENDLESS.format(unit=str(UNIT))
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+    closed_pipe(SHORT)
+
+
+def test_a_closed_pipe_ends_a_recording_without_the_kernel(recording):
+    closed_pipe(("--batch", "--json", "--replay", str(recording)))
+
+
+def closed_pipe(options):
+    with started(*options) as child:
         assert child.stdout is not None
         assert json.loads(child.stdout.readline())["schema"] == 1
         child.stdout.close()
@@ -171,16 +197,52 @@ def test_a_closed_pipe_ends_it_cleanly_and_without_textual():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly(number):
-    code = ENDLESS.format(unit=str(UNIT))
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
+    with started(*SHORT) as child:
         assert child.stdout is not None
         assert json.loads(child.stdout.readline())["schema"] == 1
         child.send_signal(number)
         rest, errors = child.communicate(timeout=20)
     assert all(json.loads(line)["schema"] == 1 for line in rest.splitlines())
     assert (errors, child.returncode) == ("ended\n", 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("options", [("--once", "-i", "3000"), ("--batch", "--json", "-i", "3000")])
+def test_a_signal_ends_a_long_interval(options, number):
+    """Nothing is printed of an interval that is not over."""
+    with started(*options) as child:
+        catches(child, number)
+        child.send_signal(number)
+        assert child.communicate(timeout=20) == ("", "ended\n")
+    assert child.returncode == 0
+
+
+def catches(child, number):
+    """Wait until it has a handler for both signals: of SIGTERM there is none while it starts."""
+    status = Path(f"/proc/{child.pid}/status")
+    mask = 1 << (number - 1) | 1 << (signal.SIGTERM - 1)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        caught = int(re.search(r"^SigCgt:\s*(\S+)", status.read_text(), re.MULTILINE)[1], 16)
+        if caught & mask == mask:
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never caught the signal")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_recording_that_is_being_written(tmp_path, number):
+    """It waits in a read, and for no interval."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with started("--batch", "--json", "--replay", str(path)) as child, path.open("w") as file:
+        file.write(run(source(0, 7), intervals=1, as_json=True) + '{"schema": 1, ')
+        file.flush()
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["calls"][0]["calls"] == 7
+        child.send_signal(number)
+        assert child.communicate(timeout=20) == ("", "ended\n")
+    assert child.returncode == 0
 
 
 def test_colour_and_width_only_on_a_terminal(monkeypatch):

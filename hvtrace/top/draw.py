@@ -154,7 +154,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def _marks(buckets: Floats, rows: Sequence[Band]) -> list[str]:
-    """Which percentiles are in which row: those of histogram.percentiles_ns."""
+    """Which percentiles are in which row: the calls that histogram.quantiles_ns finds."""
     cumulative = np.cumsum(buckets)
     ranks = {name: math.ceil(q * cumulative[-1]) for name, q in (("p50", 0.5), ("p99", 0.99))}
     at = {name: int(np.searchsorted(cumulative, max(1, rank))) for name, rank in ranks.items()}

@@ -171,8 +171,7 @@ def _size_rows(title: str, sizes: Floats | None, unit: int, width: int) -> Itera
         count = int(sizes[i])
         line = Text(f"{low if low == high else f'{low}-{high}':>{LABEL - 1}} ")
         line.append(f"{text.quantity(count):>5} {percent(count, sizes.sum()):>4} ")
-        lines_width = width - line.cell_len
-        yield line.append(bar(count / sizes.max(), lines_width), BAR)
+        yield line.append(bar(count / sizes.max(), width - line.cell_len), BAR)
 
 
 def about_lines(doc: Document, width: int) -> Lines:
@@ -180,14 +179,12 @@ def about_lines(doc: Document, width: int) -> Lines:
     kind = f"{doc['class']} call" if doc["class"] else "class unknown"
     linux = f", Linux: {doc['linux_name']}" if doc["linux_name"] else ""
     handling = doc["kvm"]
-    since = handling["since"] or ""
-    since = f"; since {since.removeprefix('<=')}{' or before' if '<' in since else ''}"
     rows = [
         ("", f"{doc['code']:#06x}, {kind}{linux}"),
         ("input", doc["input"]["words"]),
         ("output", doc["output"]["words"]),
         ("fast", _fast(doc["fast_call"])),
-        ("KVM", handling["words"] + (since if handling["since"] else "")),
+        ("KVM", handling["words"] + _since(handling["since"])),
         ("VMMs", handling["vmms"]),
         ("XMM input", handling["xmm_use"]),
         *(("kernels", history) for history in handling["history"]),
@@ -200,6 +197,12 @@ def about_lines(doc: Document, width: int) -> Lines:
         for number, one in enumerate(wrapped):
             lines.append(Text().append(f"{'' if number else label:{_INDENT}}", QUIET).append(one))
     return lines
+
+
+def _since(kernel: str | None) -> str:
+    if kernel is None:
+        return ""
+    return f"; since {kernel.removeprefix('<=')}{' or before' if kernel.startswith('<=') else ''}"
 
 
 def _fast(fast: Document) -> str:

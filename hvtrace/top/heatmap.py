@@ -32,6 +32,7 @@ blue, magenta, bright magenta, bright red, bright yellow: in this order, and no 
 """
 
 SHADES = len(RAMP) // len(LEVELS)
+"""Colours of one character."""
 
 _SERIES = ((1, 2, 5), (1, 3), (1,))  # thresholds of LEVELS in each power of ten
 _STEPS_SECONDS = (
@@ -182,16 +183,14 @@ class _Scale:
         line = labelled("")
         for level, threshold in reversed(list(enumerate(self.thresholds, 1))):
             line.append(LEVELS[level], _color(level * SHADES))
-            line.append(
-                f" {threshold:g}+  " if threshold < 1000 else f" {_thousands(threshold)}+  "
-            )
+            line.append(f" {_threshold(threshold)}+  ")
         line.append(LEVELS[0], _color(0)).append(" fewer calls/s")
         line.truncate(width, overflow="ellipsis")
         return line
 
 
-def _thousands(value: float) -> str:
-    """A threshold as text: "0.3", "10", "300k"."""
+def _threshold(value: float) -> str:
+    """As text: "0.3", "10", "300k"."""
     exponent = max(0, int(math.log10(value) / 3 + 1e-9))
     return f"{value / 1000**exponent:g}{'kMGTPE'[exponent - 1] if exponent else ''}"
 

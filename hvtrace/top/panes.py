@@ -209,11 +209,15 @@ def _handlers(detail: Detail, width: int) -> Lines:
     if len(both) < 2:
         return _parts("Handler", detail.handlers, detail.whole, width, 1)
     lines = _parts("Handler", detail.handlers, detail.whole, width, 2, widest=VERSUS)
-    factors = " ".join(
-        "-".rjust(6) if math.isnan(one / other) else f"{text.quantity(one / other)}x".rjust(6)
-        for one, other in zip(_times(both["vmm"]), _times(both["kernel"]), strict=True)
-    )
+    pairs = zip(_times(both["vmm"]), _times(both["kernel"]), strict=True)
+    factors = " ".join(f"{_factor(vmm, kernel):>6}" for vmm, kernel in pairs)
     return [*lines, Text(f"{VERSUS}{factors:>{_NUMBERS}}", "bold")]
+
+
+def _factor(vmm_ns: float, kernel_ns: float) -> str:
+    if math.isnan(vmm_ns) or not kernel_ns > 0:
+        return "-"
+    return f"{text.quantity(vmm_ns / kernel_ns)}x"
 
 
 def _times(part: Part) -> tuple[float, ...]:

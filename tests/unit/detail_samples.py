@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -100,6 +101,7 @@ def vcpus(times_ns: Sequence[float], count: int) -> tuple[Part, ...]:
     return by_time(*(part(f"vCPU {i}", mixed[ends[i] : ends[i + 1]]) for i in range(count)))
 
 
+@cache
 def busy() -> Detail:
     """All there is to show of a call that kernel and VMM answer: some fail, some never end."""
     kernel, vmm = spread(4001, 1_900, 0.55), spread(211, 61_000, 0.7)
@@ -120,6 +122,7 @@ def busy() -> Detail:
     )
 
 
+@cache
 def host() -> Detail:
     """Several calls of several VMs, with output asked for in registers."""
     kernel, vmm = spread(8009, 1_100, 0.4), spread(401, 47_000, 0.5)

@@ -29,7 +29,7 @@ def _utc(monkeypatch):
     time.tzset()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def full():
     return busy()
 
@@ -243,6 +243,8 @@ def test_one_handler_has_nothing_to_compare_with():
         only_unfinished, handlers=(only_unfinished.handlers[0], part("vmm", [], 2))
     )
     *_, factors = section(text(only_unfinished, 80), "Handler")
+    assert factors.split() == ["vmm/kernel", "-", "-", "-", "-"]
+    *_, factors = section(text(detail([0.0] * 7, [5000.0]), 80), "Handler")
     assert factors.split() == ["vmm/kernel", "-", "-", "-", "-"]
 
 

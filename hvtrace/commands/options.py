@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
@@ -39,20 +39,19 @@ def _pid(context: click.Context, parameter: click.Parameter, pid: int | None) ->
     return pid
 
 
-class Duration(click.ParamType):
-    """A time with its unit, such as 250us, 1.5ms or 2s: whole ns, an hour at most."""
+_UNITS_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9}
+_MOST_NS = 3600 * 10**9
 
-    name = "time"
-    _units: ClassVar = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9}
-    _most_ns = 3600 * 10**9
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Raises HvtraceError."""
-        found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?) ?([nuµμm]?s)", value, re.ASCII)
-        nanoseconds = round(Decimal(found[1]) * self._units[found[2]]) if found else 0
-        if not 0 < nanoseconds <= self._most_ns:
-            raise HvtraceError(f'"{value}" is no time from 1ns to 3600s: give 250us, 1ms, 2s...')
-        return nanoseconds
+def _time_ns(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """A time with its unit, in whole ns. Raises HvtraceError."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?) ?([nuµμm]?s)", text, re.ASCII)
+    nanoseconds = round(Decimal(found[1]) * _UNITS_NS[found[2]]) if found else 0
+    if not 0 < nanoseconds <= _MOST_NS:
+        raise HvtraceError(f'"{text}" is no time from 1ns to 3600s: give 250us, 1ms, 2s...')
+    return nanoseconds
 
 
 anyway = click.option("--anyway", is_flag=True, help="Go on where KVM has no Hyper-V.")
@@ -86,6 +85,13 @@ round_trip = click.option(
     "--round-trip",
     is_flag=True,
     help="Also the time from a call's exit to the next entry: costs more, needs BTF.",
+)
+slow = click.option(
+    "--slow",
+    "slow_ns",
+    metavar="LIMIT",
+    callback=_time_ns,
+    help="Also list calls that take this long or longer: 250us, 1ms, 2s.",
 )
 pid = click.option(
     "-p",

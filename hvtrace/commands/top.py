@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from hvtrace.commands.interrupts import Interrupts
-from hvtrace.commands.options import Duration, tracing
+from hvtrace.commands.options import slow, tracing
 from hvtrace.stats.snapshot import RecordingEnded, Source
 
 KEEP_ENDED_SECONDS = 150.0
@@ -46,13 +46,7 @@ def _say(text: str) -> None:
     help="Time between two pictures.",
 )
 @tracing
-@click.option(
-    "--slow",
-    "slow_ns",
-    type=Duration(),
-    metavar="LIMIT",
-    help="Also list calls that take this long or longer: 250us, 1ms, 2s.",
-)
+@slow
 @click.option(
     "--replay",
     type=click.Path(path_type=Path),

@@ -20,6 +20,13 @@
 #define HVT_NO_VERDICTS 0 /* 1 in benchmarks only, to know what they cost */
 #endif
 
+/* Whether sizes are kept of memory calls, too: the programs' own look is at fast ones. */
+#if defined(HVT_SIZES) || defined(HVT_SLOW_PAGES)
+#define HVT_EVERY_SIZE 1
+#else
+#define HVT_EVERY_SIZE 0
+#endif
+
 /* Where it stands: the compiler would make one of several, with an address worked out. */
 #define COUNT(counter)                                                                             \
 	do {                                                                                       \
@@ -56,6 +63,18 @@ static __always_inline void forget_trip(struct hvt_thread *t);
 #else
 #define note_trip(...)
 #define forget_trip(...)
+#endif
+
+#ifdef HVT_SIZES /* sizes.bpf.c, joined to this file */
+static __always_inline void count_sizes(u64 call, u32 index);
+#else
+#define count_sizes(...)
+#endif
+
+#ifdef HVT_SLOW_PAGES /* slow.bpf.c, joined to this file */
+static __always_inline void note_slow(struct hvt_thread *t, u64 ns, u64 result);
+#else
+#define note_slow(...)
 #endif
 
 /* XMM input and the verdict on output of a fast call (TLFS 3.7.2 and 3.8.1);
@@ -162,6 +181,8 @@ static __always_inline void close_completed(struct hvt_thread *t, CONTEXT *ctx)
 	}
 	count_exit(t, slot->abi, !status, reps);
 	note_trip(t, slot_index);
+	note_slow(t, ns, result);
+	count_sizes(t->call, slot_index);
 	/* Last: the verifier follows each of its branches to the end of the program. */
 	bucket = hvt_bucket(ns);
 	if (bucket < HVT_BUCKETS)
@@ -178,6 +199,7 @@ static __always_inline void close_unfinished(struct hvt_thread *t)
 	slot->unfinished++;
 	count_xmm(slot, false, 0);
 	count_exit(t, slot->abi, false, 0);
+	count_sizes(t->call, slot_index);
 }
 
 /* Under a filter of now, and not over. */
@@ -219,8 +241,9 @@ PROBE(kvm_hv_hypercall)
 		t->call = HVT_CALL_SKIPPED;
 		return 0;
 	}
-	if (FIELD(u8, HVT_FAST) & 1) {
+	if (FIELD(u8, HVT_FAST) & 1)
 		call |= HVT_CALL_FAST;
+	if (HVT_EVERY_SIZE || call & HVT_CALL_FAST) {
 #ifdef HVT_VAR_CNT
 		call |= (FIELD(u16, HVT_VAR_CNT) & 0x3ffULL) << HVT_CALL_VAR_SHIFT;
 #endif

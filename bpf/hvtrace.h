@@ -92,6 +92,15 @@ struct hvt_trip {
 	__u64 buckets[HVT_BUCKETS];
 };
 
+/* Input values of the calls of the slot of the same index (--sizes): entry i counts rep
+ * counts, and variable headers in 8 bytes, in [2^i, 2^(i+1)); of 0, nothing is counted. */
+#define HVT_REP_SIZES 12 /* bits, as the fields have */
+#define HVT_VAR_SIZES 10
+struct hvt_sizes {
+	__u64 reps[HVT_REP_SIZES];
+	__u64 var[HVT_VAR_SIZES];
+};
+
 enum hvt_thread_state {
 	HVT_FREE = 0,
 	HVT_LIVE = 1,
@@ -118,10 +127,11 @@ struct hvt_thread {
  */
 #define HVT_CALL_FAST (1ULL << 16)
 #define HVT_CALL_VMM (1ULL << 17)  /* left for user space */
-#define HVT_CALL_VAR_SHIFT 18	   /* 10 bits, 8-byte units; of fast calls only */
-#define HVT_CALL_REP_SHIFT 28	   /* 12 bits; of fast calls only */
+#define HVT_CALL_VAR_SHIFT 18	   /* 10 bits, 8-byte units; as the next, of fast calls */
+#define HVT_CALL_REP_SHIFT 28	   /* 12 bits;   only, unless HVT_EVERY_SIZE */
 #define HVT_CALL_NONE (1ULL << 40) /* of no call: the shape of slot 0 */
 #define HVT_CALL_EPOCH_SHIFT 41	   /* 16 bits */
+#define HVT_CALL_SIZES (0x3fffffULL << HVT_CALL_VAR_SHIFT)
 #define HVT_CALL_SHAPE ((1ULL << HVT_CALL_EPOCH_SHIFT) - 1)
 #define HVT_CALL_KEY (HVT_CALL_NONE | 0x3ffff) /* code, fast, handler: what a slot counts */
 #define HVT_CALL_SKIPPED (1ULL << 62)	       /* filtered out: its end is no orphan */
@@ -178,6 +188,16 @@ struct hvt_exit_key {
 struct hvt_exit {
 	__u64 calls;
 	__u64 untouched; /* succeeded with output in registers that the VMM left as they were */
+};
+
+/* A record of `slow` (--slow): a completed call. */
+struct hvt_slow {
+	__u64 start_ns; /* CLOCK_MONOTONIC */
+	__u64 duration_ns;
+	__u64 call; /* as hvt_thread.call */
+	__u64 result;
+	__u32 entry; /* index of its thread */
+	__u32 tid;
 };
 
 /* Value of `vcpus`, by thread: what KVM keeps of a vCPU's CPUID (vcpus.bpf.c). */

@@ -42,6 +42,11 @@ class Entries:
                 known[i] = replace(known[i], vcpus=count)
         return tuple(known)
 
+    def who(self, entry: int) -> tuple[Vm, int | None]:
+        """VM and KVM's number of the vCPU of a known entry."""
+        number = int(self.vcpu_of[entry])
+        return self._registry.vms[self.vm_of[entry]], None if number < 0 else number
+
     def look(self) -> NDArray[np.intp]:
         """Find out who is new; entries of threads that have ended since."""
         # State before tables before slots: a thread that is dead here has written all.

@@ -12,6 +12,7 @@ import numpy as np
 
 from hvtrace.hyperv.xmm import COUNTED
 from hvtrace.stats.histogram import BUCKETS
+from hvtrace.stats.snapshot import SIZES as SIZES  # noqa: PLC0414 (of a slot as of a row)
 
 LAYOUT = 4
 STATUSES = 4
@@ -19,6 +20,7 @@ TABLE = 128
 COMM = 16
 CACHE = 4096
 FAILURES = 4096
+SLOW_PAGES = 64  # 4,681 records
 
 FREE, LIVE, DEAD = range(3)
 
@@ -26,6 +28,7 @@ CALL_FAST = 1 << 16
 CALL_VMM = 1 << 17
 CALL_VAR_SHIFT = 18
 CALL_REP_SHIFT = 28
+CALL_SIZES = 0x3FFFFF << CALL_VAR_SHIFT
 CALL_NONE = 1 << 40
 CALL_EPOCH_SHIFT = 41
 CALL_SKIPPED = 1 << 62
@@ -115,6 +118,17 @@ def state(cache: int, threads: int) -> np.dtype[np.void]:
 LOSSES = ("orphans", "no_slot", "no_thread", "no_status", "no_exit", "no_trip", "no_event")
 
 FAILURE = np.dtype([("next", "<u4"), ("status", "<u2"), ("pad", "<u2"), ("count", "<u8")])
+
+SLOW = np.dtype(
+    [
+        ("start_ns", "<u8"),
+        ("duration_ns", "<u8"),
+        ("call", "<u8"),
+        ("result", "<u8"),
+        ("entry", "<u4"),
+        ("tid", "<u4"),
+    ]
+)
 
 EXIT_KEY = np.dtype([("tgid", "<u4"), ("tid", "<u4"), ("call", "<u4"), ("type", "<u4")])
 EXIT = np.dtype([("calls", "<u8"), ("untouched", "<u8")])

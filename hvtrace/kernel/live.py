@@ -25,11 +25,13 @@ from hvtrace.kernel.attachment import Attachment
 from hvtrace.kernel.entries import Entries
 from hvtrace.kernel.layout import LOSSES
 from hvtrace.kernel.maps import Maps
+from hvtrace.kernel.measuring import Measuring
 from hvtrace.kernel.pins import About, Pins
 from hvtrace.kernel.programs import EVENTS, TRIPS, counters
 from hvtrace.kernel.registry import Registry
 from hvtrace.kernel.room import SLOTS, threads_for
 from hvtrace.kernel.rows import add_up_vcpus, rows_of, statuses_of, trips_of, vcpus_of
+from hvtrace.kernel.slow import SlowCalls
 from hvtrace.kernel.vms import Identities
 from hvtrace.stats.exits import Exit, add_up
 from hvtrace.stats.snapshot import (
@@ -60,6 +62,9 @@ def open_source(
     vcpus: bool = False,
     round_trip: bool = False,
     vcpu_times: bool = False,
+    sizes: bool = False,
+    slow_ns: int | None = None,
+    measure: bool = False,
     pin: Path | None = None,
 ) -> LiveSource:
     """Check the host, load, attach.
@@ -69,12 +74,16 @@ def open_source(
     ended stay in the snapshots for `keep_ended_seconds`; `evidence` looks at the
     exits of forwarded calls, `vcpus` loads what kernel.vcpus needs, `round_trip`
     counts times from exit to entry; all where this kernel's types are known. With
-    `vcpu_times`, snapshots have the service time of each vCPU. With `pin`, a folder
-    of a BPF file system, counting outlives this process, and goes on with what is
-    pinned there; neither with `evidence` nor `vcpus`.
+    `vcpu_times`, snapshots have the service time of each vCPU, with `sizes` what the
+    calls' input values say. With `slow_ns`, completed calls that took so long are told
+    one by one (0: none, until `set_slow`). With `measure`, the kernel measures the
+    programs now and then. With `pin`, a folder of a BPF file system, counting outlives
+    this process, and goes on with what is pinned there; not with `evidence`, `vcpus`,
+    `sizes` or `slow_ns`.
     Raises HvtraceError with one clear line.
     """
-    assert not (pin and (evidence or vcpus))
+    slow = slow_ns is not None
+    assert not (pin and (evidence or vcpus or sizes or slow))
     with ExitStack() as undo:
         pins = undo.enter_context(Pins(pin)) if pin else None
         host = features.probe(anyway, say, round_trip=round_trip)
@@ -86,7 +95,15 @@ def open_source(
             round_trip = False
         vcpus = vcpus and host.structures.problem is None
         room = (threads_for(slots), slots)
-        job = counters(host, *room, evidence=evidence, vcpus=vcpus, round_trip=round_trip)
+        job = counters(
+            host,
+            *room,
+            evidence=evidence,
+            vcpus=vcpus,
+            round_trip=round_trip,
+            sizes=sizes,
+            slow=slow,
+        )
         about = About.of(job, host, slots=slots, pid=pid, code=code, round_trip=round_trip)
         loaded = pins.carry_on(job, about, say) if pins else None
         is_new = loaded is None
@@ -107,7 +124,11 @@ def open_source(
             is_new=is_new,
         )
         undo.callback(source.close)
+        if slow_ns:
+            source.set_slow(slow_ns)
         source.attach()
+        if measure:
+            source.measure()
         if is_new:
             source.set_filter(pid, code)
             if pins:
@@ -148,6 +169,9 @@ class LiveSource:
         self._attachment = Attachment(loaded.programs, host, say, pins)
         self._registry = Registry(Identities(host.debugfs), keep_ended_seconds)
         self._entries = Entries(self._maps, self._registry, remember="exits" in loaded.maps)
+        self._slow = SlowCalls(self._maps, self._entries)
+        self._say = say
+        self._measuring: Measuring | None = None
         self._vcpu_times = vcpu_times
         self._final = empty()  # of threads that ended; same VM indices as the registry
 
@@ -177,6 +201,9 @@ class LiveSource:
 
     def close(self) -> None:
         """Detach, and free everything that the kernel holds for us, but for what is pinned."""
+        if self._measuring:
+            self._measuring.stop()
+            self._measuring = None
         self.detach()
         self.loaded.close()
         self.loaded = loader.Loaded({}, {})
@@ -190,6 +217,20 @@ class LiveSource:
         Takes effect at once. Calls that are open at this instant are not counted.
         """
         self._maps.set_filter(pid, code)
+
+    def set_slow(self, limit_ns: int) -> None:
+        """Tell completed calls that take so long one by one, from now on; 0: none.
+
+        Only where the programs were loaded for it. Any thread may call this at any time.
+        """
+        self._maps.set_slow(limit_ns)
+
+    def measure(self) -> None:
+        """Let the kernel measure the programs now and then: see `Snapshot.probes`."""
+        try:
+            self._measuring = Measuring()
+        except OSError as error:
+            self._say(f"own cost is not measured: {error.strerror} (it takes CAP_SYS_ADMIN)")
 
     def snapshot(self) -> Snapshot:
         """All counters since the start, one row per (vCPU thread, code, fast, handler).
@@ -208,6 +249,7 @@ class LiveSource:
             lost=self._lost(counters),
             probes=self._probes(counters),
             exits=self._exits(),
+            slow=self._slow.take(),
             in_flight=int(np.count_nonzero(calls & np.uint64(layout.CALL_OPEN))),
         )
         self._expire()
@@ -221,7 +263,7 @@ class LiveSource:
         """
         self._attachment.follow()
         ended = self._entries.look()
-        if len(ended):
+        if self._slow.look() and len(ended):
             left = self._read(ended)
             vcpus = self._vcpus(self._final, left)
             self._final = replace(rollup(concat(self._final, left)), vcpus=vcpus)
@@ -233,13 +275,15 @@ class LiveSource:
 
     def _read(self, threads: NDArray[np.intp]) -> Snapshot:
         """What `threads` (entries of known VMs) have counted."""
-        owner, used, slots = self._maps.used_slots(threads)
+        owner, used = self._maps.used_slots(threads)
+        slots = self._maps.copies("slots", used)
         statuses = statuses_of(slots, self._maps.more_statuses(slots))
         tid = self._maps.threads["tid"][owner]
         vm, vcpu = self._entries.vm_of[owner], self._entries.vcpu_of[owner]
         rows = rows_of(slots, vm, tid, vcpu, self.host.interface.in_kernel)
         found = Snapshot(time.time(), time.monotonic_ns(), (), rows, statuses)
-        found = replace(found, trips=trips_of(self._maps.trips(used)))
+        trips = trips_of(self._maps.copies("trips", used))
+        found = replace(found, trips=trips, sizes=self._maps.copies("sizes", used))
         if self._vcpu_times:
             found = replace(found, vcpus=vcpus_of(rows))
         return found
@@ -269,6 +313,7 @@ class LiveSource:
     def _lost(self, counters: Mapping[str, bpf.Counters]) -> Lost:
         counted = {name: int(self._maps.control[name][0]) for name in LOSSES}
         names = counters.keys() & {*EVENTS, *(one.name for one in TRIPS)}
+        counted["no_event"] += self._slow.dropped
         return Lost(**counted, missed=sum(counters[name].misses for name in names))
 
     def _probes(self, counters: Mapping[str, bpf.Counters]) -> tuple[Probe, ...]:

@@ -7,13 +7,21 @@ entry only after its thread has ended, so each has one writer at any time.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hvtrace.hyperv.xmm import abi_table
 from hvtrace.kernel import bpf, layout
+from hvtrace.kernel.ring import Ring
 from hvtrace.stats.snapshot import Array, Vm
+
+# Arrays beside `slots`: each is there where it was asked for.
+BY_SLOT = {"slots": layout.SLOT, "trips": layout.TRIP, "sizes": layout.SIZES}
+
+WINDOW = 4096
+"""So many elements of those are mapped at once, whole pages: four megabytes of slots."""
 
 
 class Maps:
@@ -30,11 +38,16 @@ class Maps:
         self._identities = None
         if "identities" in fds:
             self._identities = _mapped(fds["identities"], threads, layout.IDENTITY)
+        self._slow = None
+        if "slow" in fds:
+            self._slow = Ring(fds["slow"], layout.SLOW_PAGES * mmap.PAGESIZE, layout.SLOW)
 
     def prepare(self, slots: int) -> None:
         """Fill what is new: once, before the programs are attached. `slots`: as compiled."""
         fds = self._fds
-        self._slots_to(0)["shape"] = layout.CALL_NONE  # the first is "none" in a thread's table
+        _mapped(fds["slots"], 1, layout.SLOT)["shape"] = (
+            layout.CALL_NONE
+        )  # the first is "none" in a thread's table
         # No process, until set_filter: so all programs begin at one instant, not one
         # after another as they are attached, which would make orphans.
         self.control["filter_tgid"] = layout.NO_PROCESS
@@ -54,6 +67,14 @@ class Maps:
         epoch = (epoch + 1) & 0xFFFF
         self.control["epoch"] = layout.CALL_OPEN | epoch << layout.CALL_EPOCH_SHIFT
 
+    def set_slow(self, limit_ns: int) -> None:
+        """Tell calls that take so long one by one from now on; 0: none."""
+        self.control["slow_ns"] = limit_ns
+
+    def slow(self) -> tuple[Array, bool]:
+        """Slow calls since the last time, and whether that is all that were over before."""
+        return self._slow.read() if self._slow else (np.zeros(0, dtype=layout.SLOW), True)
+
     def note(self, entry: int, vm: Vm, vcpu: int) -> None:
         """Let the next hvtrace know who the thread of `entry` is, where maps outlive us."""
         if self._identities is None:
@@ -71,32 +92,37 @@ class Maps:
         uuid, vmm, name = (text.decode(errors="replace") for text in texts)
         return Vm(pid, name, vmm, start_time, None if fd < 0 else fd, uuid or None), vcpu
 
-    def used_slots(
-        self, threads: NDArray[np.intp]
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
-        """The slots in the tables of `threads`: owner (of `threads`), index, and copies."""
+    def used_slots(self, threads: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The slots in the tables of `threads`: owner (of `threads`) and index, sorted by that."""
         tables = self.threads["table"][threads].ravel()
         entries = np.flatnonzero(tables)
-        used = tables[entries].astype(np.intp)
-        return (
-            threads[entries // layout.TABLE],
-            used,
-            np.take(self._slots_to(used.max(initial=0)), used),
-        )
+        used = tables[entries]
+        order = np.argsort(used, kind="stable")  # of 16 bits: by their digits
+        return threads[entries[order] // layout.TABLE], used[order].astype(np.intp)
 
-    def trips(self, used: NDArray[np.intp]) -> Array:
-        """Copies of the round trips of slots `used`; none at all where they were not asked for."""
-        if "trips" not in self._fds:
-            return np.zeros(0, dtype=layout.TRIP)
-        return np.take(self._trips_to(used.max(initial=0)), used)
+    def copies(self, name: str, used: NDArray[np.intp]) -> Array:
+        """Of an array beside slots (or slots), those of `used`; none where it is not there."""
+        out = np.empty(len(used) if name in self._fds else 0, dtype=BY_SLOT[name])
+        for mapped, at, part in self._windows(name, used):
+            np.take(mapped, at, out=out[part], mode="clip")  # "raise" would copy twice
+        return out
 
-    # Mapped when they are read and as far as they are used, about a millisecond for all:
-    # mapped pages count as this process's own memory.
-    def _slots_to(self, last: int) -> Array:
-        return _mapped(self._fds["slots"], last + 1, layout.SLOT)
+    def _windows(
+        self, name: str, used: NDArray[np.intp]
+    ) -> Iterator[tuple[Array, NDArray[np.intp], slice]]:
+        """An array, window by window: what is mapped, which of it is in `used`, and where there.
 
-    def _trips_to(self, last: int) -> Array:
-        return _mapped(self._fds["trips"], last + 1, layout.TRIP)
+        Mapped pages count as this process's own memory, so they are mapped while they are
+        read, and as far as they are used. To map all of them takes about a millisecond.
+        """
+        if name not in self._fds:
+            return
+        dtype = BY_SLOT[name]
+        for first in range(0, used.max(initial=-1) + 1, WINDOW):
+            part = slice(*np.searchsorted(used, (first, first + WINDOW)).tolist())
+            at = used[part] - first
+            if len(at):
+                yield _mapped(self._fds[name], at[-1] + 1, dtype, first), at, part
 
     def more_statuses(self, slots: Array) -> list[tuple[int, int, int]]:
         """Failures beyond a slot's own entries, as (position in `slots`, status, count)."""
@@ -132,18 +158,18 @@ class Maps:
         an entry is out of sight before its slots are cleared, and all before they are free.
         """
         tables = self.threads["table"][threads]
-        slots = tables[tables != 0].astype(np.intp)
+        slots = np.sort(tables[tables != 0]).astype(np.intp)
         self.threads["state"][threads] = layout.FREE
         self.threads[threads] = np.zeros((), dtype=layout.THREAD)
         if self._identities is not None:
             self._identities["tid"][threads] = 0
-        last = slots.max(initial=0)
-        mapped = self._slots_to(last)
-        failures = [index for _, index in self._lists(mapped["more"][slots])]
+        failures: list[int] = []
+        for mapped, at, _ in self._windows("slots", slots):
+            failures += [index for _, index in self._lists(mapped["more"][at])]
         self._failures[failures] = np.zeros((), dtype=layout.FAILURE)
-        mapped[slots] = np.zeros((), dtype=layout.SLOT)
-        if "trips" in self._fds:
-            self._trips_to(last)[slots] = np.zeros((), dtype=layout.TRIP)
+        for name, dtype in BY_SLOT.items():
+            for mapped, at, _ in self._windows(name, slots):
+                mapped[at] = np.zeros((), dtype=dtype)
         bpf.push_indices(self._fds["free_slots"], slots.tolist())
         bpf.push_indices(self._fds["free_threads"], threads.tolist())
         bpf.push_indices(self._fds["free_failures"], failures)
@@ -159,7 +185,7 @@ def _fields(data: bytes, dtype: np.dtype[np.void]) -> dict[str, int]:
     return dict(zip(dtype.names or (), np.frombuffer(data, dtype)[0].tolist(), strict=True))
 
 
-def _mapped(fd: int, count: int, dtype: np.dtype[np.void]) -> Array:
+def _mapped(fd: int, count: int, dtype: np.dtype[np.void], first: int = 0) -> Array:
     # An element of a memory-mapped array map takes a multiple of 8 bytes, as ours do.
-    memory = mmap.mmap(fd, count * dtype.itemsize)
+    memory = mmap.mmap(fd, int(count) * dtype.itemsize, offset=first * dtype.itemsize)
     return np.frombuffer(memory, dtype=dtype, count=count)

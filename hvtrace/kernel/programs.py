@@ -63,13 +63,16 @@ def counters(
     evidence: bool = False,
     vcpus: bool = False,
     round_trip: bool = False,
+    sizes: bool = False,
+    slow: bool = False,
     more_flags: Sequence[str] = (),
 ) -> Job:
     """The programs that count calls.
 
     With `evidence`, they look at exits to user space, too; with `vcpus`, one
     more reads their CPUID; with `round_trip` (and `host.round_trip`), they count
-    the time from exit to entry. All need BTF.
+    the time from exit to entry. All three need BTF. With `sizes`, they count what is in
+    input values; with `slow`, they tell calls above a limit one by one.
     """
     sources = ["state", "hvtrace"]
     kind = "raw" if host.shape.raw else "tracepoint"
@@ -102,6 +105,14 @@ def counters(
             f"-DHVT_WAITING={maps.index('waiting')}",
             *host.round_trip.flags,
         ]
+    if sizes:
+        sources.append("sizes")
+        flags.append("-DHVT_SIZES")
+        maps.append("sizes")
+    if slow:
+        sources.append("slow")
+        flags.append(f"-DHVT_SLOW_PAGES={layout.SLOW_PAGES}")
+        maps.append("slow")
     flags += [*host.shape.flags, *host.structures.flags, *more_flags]
     files = [layout.bpf_folder() / f"{name}.bpf.c" for name in sources]
     return Job(files, flags, programs, maps)

@@ -33,6 +33,8 @@ class Programs:
         debugfs: Path | None = None,
         structures: Structures = Structures(),  # noqa: B008 (it is frozen)
         round_trip: RoundTrip | None = None,
+        sizes: bool = False,
+        slow_ns: int | None = None,
         **options: Any,
     ) -> None:
         events = shape.raw(has_var_cnt)
@@ -45,9 +47,12 @@ class Programs:
             structures=structures,
             round_trip=round_trip,
         )
-        loaded = counters(host, threads, slots, round_trip=round_trip is not None).load()
+        has_trips, has_slow = round_trip is not None, slow_ns is not None
+        job = counters(host, threads, slots, round_trip=has_trips, sizes=sizes, slow=has_slow)
+        loaded = job.load()
         self.source = LiveSource(loaded, host, threads, slots, **options)
         self.source.set_filter(None, None)
+        self.source.set_slow(slow_ns or 0)
         self._run = loaded.programs
         self._has_var_cnt = has_var_cnt
         # The only program whose event this kernel really has to send.

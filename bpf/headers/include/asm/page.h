@@ -1,2 +1,3 @@
 /* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only) */
-/* Empty on purpose: BCC includes it, and uses nothing of it here. */
+/* For BCC's BPF_RINGBUF_OUTPUT. */
+#define PAGE_SIZE 4096

@@ -41,21 +41,20 @@ class TopApp(App[None]):
     ALLOW_SELECT = False
     CSS = """
     Screen { background: $background; }
-    FooterKey .footer-key--key { text-style: bold; color: ansi_default; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p,space", "pause", "Pause", key_display="p"),
-        Binding("left_square_bracket", "step(-1)", "Step", key_display="[]"),
-        Binding("right_square_bracket", "step(1)", show=False),
-        Binding("left_curly_bracket", "step(-10)", show=False),
-        Binding("right_curly_bracket", "step(10)", show=False),
-        Binding("t", "scope", show=False),
-        Binding("plus,equals_sign", "interval(1)", show=False),
-        Binding("minus", "interval(-1)", show=False),
-        Binding("r", "reset", show=False),
-        Binding("S", "picture", show=False),
-        Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("q", "quit", "Quit"),
+        ("p,space", "pause"),
+        ("left_square_bracket", "step(-1)"),
+        ("right_square_bracket", "step(1)"),
+        ("left_curly_bracket", "step(-10)"),
+        ("right_curly_bracket", "step(10)"),
+        ("t", "scope"),
+        ("plus,equals_sign", "interval(1)"),
+        ("minus", "interval(-1)"),
+        ("r", "reset"),
+        ("S", "picture"),
+        ("question_mark", "help"),
+        ("q", "quit"),
         Binding("ctrl+c", "quit", show=False, priority=True),
         Binding("ctrl+z", "suspend_process", show=False, priority=True),
     ]

@@ -103,6 +103,7 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         self._window: Window | None = None
         self._layout_of_columns = fit(80, Grouping.CALL_OF_VM, NO_NAMES)
         self._names: dict[int, str] = {}
+        self._styles: dict[str, Style] = {}
 
     @property
     def columns(self) -> Layout:
@@ -200,6 +201,7 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         width = dict(self._layout_of_columns.columns).get(CALL, 0)
         self._names = short_names(rows.codes, width) if rows else {}
         self._window = None
+        self._styles = {}
         self.refresh()
 
     def on_click(self, event: events.Click) -> None:
@@ -296,7 +298,10 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         return [Segment(f"  {lines[y - 2]}", self._style("note"))]
 
     def _style(self, name: str) -> Style:
-        return self.get_component_rich_style(f"call-table--{name}")
+        style = self._styles.get(name)
+        if style is None:
+            style = self._styles[name] = self.get_component_rich_style(f"call-table--{name}")
+        return style
 
 
 def _look(column: Column, text: str, window: Window, i: int) -> str:

@@ -95,8 +95,11 @@ def status(state: State, width: int) -> list[Text]:
     """The last lines: notes where there are any, and one that is always there."""
     lines = _filled(notes(state), width)
     line = Text("", no_wrap=True, overflow="ellipsis")
+    block = False  # a coloured one brings its own blanks
     for words, style in _facts(state):
-        line.append(words if not line or style == MODE else f"{GAP[:-1]}{words}", style)
+        line.append(" " if block or style or not line else GAP)
+        block = bool(style)
+        line.append(f" {words} " if block else words, style)
     return [*lines, line]
 
 
@@ -106,36 +109,36 @@ def _facts(state: State) -> list[Part]:
     found: list[Part] = []
     if state.paused:
         behind = f" -{text.duration(state.behind_seconds * 1e9)}" if state.behind_seconds else ""
-        found.append((f" PAUSED{behind} ", MODE))
+        found.append((f"PAUSED{behind}", MODE))
     if state.end is not None:
-        found.append((" END OF RECORDING ", MODE))
+        found.append(("END OF RECORDING", MODE))
     found.append(_attached(state))
     if frame is not None:
         lost = sum(astuple(frame.lost))
-        found.append((f" LOST {lost:,} ", ALARM) if lost else (" lost 0", ""))
+        found.append((f"LOST {lost:,}", ALARM) if lost else ("lost 0", ""))
         if state.recording is None:
             found += _cost(frame)
-    found.append((f" every {state.interval_seconds:g}s", ""))
+    found.append((f"every {state.interval_seconds:g}s", ""))
     if frame is not None:
-        found.append((f" in flight {frame.in_flight}", ""))
+        found.append((f"in flight {frame.in_flight}", ""))
     if state.slow_ns:
-        found.append((f" slow {text.duration(state.slow_ns)}", ""))
+        found.append((f"slow {text.duration(state.slow_ns)}", ""))
     if state.kernel:
-        found.append((f" {state.kernel}", ""))
+        found.append((f"{state.kernel}", ""))
     return found
 
 
 def _attached(state: State) -> Part:
     if state.recording is not None:
-        return f" replay {text.printable(state.recording)}", ""
+        return f"replay {text.printable(state.recording)}", ""
     if not state.kernel:
-        return " attaching", ""
+        return "attaching", ""
     if state.frame is None or not state.frame.probes:
-        return (" attached" if state.probes is None else f" {state.probes} probes"), ""
+        return ("attached" if state.probes is None else f"{state.probes} probes"), ""
     attached = [probe.attached for probe in state.frame.probes]
     if all(attached):
-        return f" {len(attached)} probes", ""
-    return f" {sum(attached)} OF {len(attached)} PROBES ", ALARM
+        return f"{len(attached)} probes", ""
+    return f"{sum(attached)} OF {len(attached)} PROBES", ALARM
 
 
 def _cost(frame: Frame) -> list[Part]:
@@ -144,7 +147,7 @@ def _cost(frame: Frame) -> list[Part]:
     each = "-" if cost.ns_per_call is None else f"{text.duration(cost.ns_per_call)}/call"
     core = "" if cost.kernel_share is None else f" {_core(cost.kernel_share)}"
     own = _core(cost.own_share) if frame.seconds else "-"
-    return [(f" cost {each}{core}", ""), (f" own {own}", "")]
+    return [(f"cost {each}{core}", ""), (f"own {own}", "")]
 
 
 def _core(share: float) -> str:

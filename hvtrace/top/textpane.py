@@ -17,7 +17,9 @@ class TextPane(ScrollView, can_focus=True, inherit_bindings=False):
     """A heading, which stays, and lines below it."""
 
     DEFAULT_CSS = """
-    TextPane { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
+    TextPane {
+        height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; scrollbar-gutter: stable;
+    }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "scroll_up", show=False),

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.text import Text
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widget import Widget
 
 from hvtrace.top.desk import Desk
 from hvtrace.top.detail import Detail, detail
+from hvtrace.top.keyline import Key
 from hvtrace.top.lines import MODE
 from hvtrace.top.model import Frame
 from hvtrace.top.panes import detail_lines
-from hvtrace.top.screens.pane import Pane
+from hvtrace.top.screens.pane import ALWAYS, Pane
 from hvtrace.top.textpane import TextPane
+
+KEYS = (
+    Key("escape", "Esc", "Back"),
+    Key("n", "n", "Next row"),
+    Key("N", "N", "Previous row"),
+    Key("down", "↑↓", "Scroll"),
+    Key("t", "t", "Total"),
+    *ALWAYS,
+)
 
 
 class DetailPane(Pane):
     """The row with a key, frame after frame. Where it is gone, its last numbers stay."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,enter,q", "back", "Back", key_display="Esc"),
-        Binding("n,tab", "beside(1)", "Next", key_display="n"),
-        Binding("N,shift+tab", "beside(-1)", "Previous", key_display="N"),
+        ("escape,enter,q", "back"),
+        ("n,tab", "beside(1)"),
+        ("N,shift+tab", "beside(-1)"),
     ]
 
-    def __init__(self, desk: Desk, key: int) -> None:
+    def __init__(self, desk: Desk, key: int, select: Callable[[int], None]) -> None:
         super().__init__(desk)
         self.key = key
+        self._select = select
         self._pane = TextPane()
         self._detail: Detail | None = None
         self._of: tuple[object, ...] = ()
@@ -44,6 +55,10 @@ class DetailPane(Pane):
     def on_mount(self) -> None:
         """Keys are for the lines."""
         self._pane.focus()
+
+    def keys(self) -> tuple[Key, ...]:
+        """Those of this screen."""
+        return KEYS
 
     def draw(self) -> None:
         """The row as it is in the frame, or as it was."""
@@ -77,5 +92,6 @@ class DetailPane(Pane):
             place = rows.place(self.key)
             place = min(self._place, len(rows)) - (step > 0) if place is None else place
             self.key = rows.key(max(0, min(place + step, len(rows) - 1)))
+            self._select(self.key)
             self._pane.scroll_home(animate=False, immediate=True)
             self.show()

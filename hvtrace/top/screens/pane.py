@@ -9,10 +9,18 @@ from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from hvtrace.top import lines
 from hvtrace.top.desk import Desk
+from hvtrace.top.keyline import Key, KeyLine
+
+ALWAYS = (
+    Key("p", "p", "Pause"),
+    Key("left_square_bracket", "[]", "Step"),
+    Key("question_mark", "?", "Help"),
+)
+"""Keys of all these screens."""
 
 
 class Pane(Screen[None]):
@@ -29,16 +37,21 @@ class Pane(Screen[None]):
         self.desk = desk
         self._summary = Static(classes="summary")
         self._status = Static(classes="status")
+        self._keyline = KeyLine()
 
     def compose(self) -> ComposeResult:
         """All of it."""
         yield self._summary
         yield from self.body()
         yield self._status
-        yield Footer(show_command_palette=False, compact=True)
+        yield self._keyline
 
     def body(self) -> list[Widget]:
         """What is between summary and status."""
+        raise NotImplementedError
+
+    def keys(self) -> tuple[Key, ...]:
+        """What the last line says."""
         raise NotImplementedError
 
     def draw(self) -> None:
@@ -67,6 +80,7 @@ class Pane(Screen[None]):
         # Its height changes only where notes come or go.
         grown = len(status) != self._status.size.height
         self._status.update(Text("\n").join(status), layout=grown)
+        self._keyline.show(self.keys())
 
     @property
     def sort_hidden(self) -> bool:

@@ -6,20 +6,29 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from rich.text import Text
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widget import Widget
 from textual.widgets import Static
 
 from hvtrace.stats import text
 from hvtrace.stats.slow import SlowCall
 from hvtrace.top.desk import Desk
+from hvtrace.top.keyline import Key
 from hvtrace.top.lines import ALARM
-from hvtrace.top.screens.pane import Pane
+from hvtrace.top.screens.pane import ALWAYS, Pane
 from hvtrace.top.slowlines import SlowLines, beside
 from hvtrace.top.textpane import TextPane
 
 SetSlow = Callable[[int], None]
 """Has the kernel take another limit, in ns; 0: none."""
+
+KEYS = (
+    Key("escape", "Esc", "Back"),
+    Key("s", "s", "Newest or slowest first"),
+    Key("greater_than_sign", "<>", "Limit"),
+    Key("o", "o", "Off"),
+    *ALWAYS,
+)
 
 
 class SlowPane(Pane):
@@ -29,11 +38,11 @@ class SlowPane(Pane):
     SlowPane .slow-limit { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,enter,q,l", "back", "Back", key_display="Esc"),
-        Binding("s", "turn", "Newest/slowest"),
-        Binding("less_than_sign,left", "limit(-1)", "Limit", key_display="<>"),
-        Binding("greater_than_sign,right", "limit(1)", show=False),
-        Binding("o", "off", "Off"),
+        ("escape,enter,q,l", "back"),
+        ("s", "turn"),
+        ("less_than_sign,left", "limit(-1)"),
+        ("greater_than_sign,right", "limit(1)"),
+        ("o", "off"),
     ]
 
     def __init__(self, desk: Desk, set_slow: SetSlow) -> None:
@@ -50,6 +59,10 @@ class SlowPane(Pane):
     def on_mount(self) -> None:
         """Keys are for the calls."""
         self._pane.focus()
+
+    def keys(self) -> tuple[Key, ...]:
+        """Those of this screen."""
+        return KEYS
 
     def draw(self) -> None:
         """The calls up to the frame that is shown."""

@@ -6,36 +6,49 @@ from dataclasses import replace
 from typing import ClassVar
 
 from textual import on
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widget import Widget
 
 from hvtrace.top.calltable import CallTable
 from hvtrace.top.columns import COLUMNS
 from hvtrace.top.desk import Desk
 from hvtrace.top.filterfield import FilterField
+from hvtrace.top.keyline import Key
 from hvtrace.top.screens.columns import Chooser
 from hvtrace.top.screens.detail import DetailPane
-from hvtrace.top.screens.pane import Pane
+from hvtrace.top.screens.pane import ALWAYS, Pane
 from hvtrace.top.screens.slow import SetSlow, SlowPane
 from hvtrace.top.sheet import Grouping
 
 GROUPINGS = tuple(Grouping)
+
+KEYS = (
+    Key("enter", "⏎", "Detail"),
+    Key("slash", "/", "Filter"),
+    Key("right", "←→", "Sort"),
+    Key("g", "g", "Group"),
+    Key("c", "c", "Columns"),
+    Key("l", "l", "Slow"),
+    *ALWAYS,
+    Key("q", "q", "Quit"),
+)
+TYPING = (Key("enter", "⏎", "keeps the filter"), Key("escape", "Esc", "drops it"))
 
 
 class TablePane(Pane):
     """Rows, and the line where a filter is typed."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "detail", "Detail", key_display="⏎"),
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("left,less_than_sign", "beside(-1)", "Sort", key_display="←→"),
-        Binding("right,greater_than_sign", "beside(1)", show=False),
-        Binding("s", "turn", show=False),
-        Binding("g", "group", "Group"),
-        *(Binding(str(i + 1), f"group({i})", show=False) for i in range(len(GROUPINGS))),
-        Binding("c", "columns", "Cols"),
-        Binding("l", "slow", "Slow"),
-        Binding("escape", "drop_filter", show=False),
+        ("enter", "detail"),
+        ("slash", "filter"),
+        ("left,less_than_sign", "beside(-1)"),
+        ("right,greater_than_sign", "beside(1)"),
+        ("s", "turn"),
+        ("g", "group"),
+        *((str(i + 1), f"group({i})") for i in range(len(GROUPINGS))),
+        ("c", "columns"),
+        ("l", "slow"),
+        ("escape", "drop_filter"),
     ]
 
     def __init__(self, desk: Desk, set_slow: SetSlow) -> None:
@@ -50,6 +63,10 @@ class TablePane(Pane):
     def on_mount(self) -> None:
         """Keys are for the table."""
         self._table.focus()
+
+    def keys(self) -> tuple[Key, ...]:
+        """Those of the table, or of the filter that is typed."""
+        return TYPING if isinstance(self.focused, FilterField) else KEYS
 
     def draw(self) -> None:
         """The rows of the frame."""
@@ -109,6 +126,7 @@ class TablePane(Pane):
     def action_filter(self) -> None:
         """Type a filter."""
         self._filter.open()
+        self.call_after_refresh(self.show)
 
     def action_drop_filter(self) -> None:
         """All rows again."""
@@ -123,6 +141,7 @@ class TablePane(Pane):
     def filter_done(self) -> None:
         """Back to the table."""
         self._table.focus()
+        self.call_after_refresh(self.show)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While a filter is typed, keys are letters."""
@@ -133,10 +152,7 @@ class TablePane(Pane):
         """All of one row."""
         key = self._table.chosen
         if key is not None:
-            self.app.push_screen(DetailPane(self.desk, key), self._back)
-
-    def _back(self, _: None) -> None:
-        pass
+            self.app.push_screen(DetailPane(self.desk, key, self._table.select))
 
     def action_columns(self) -> None:
         """Which columns there are."""

@@ -220,6 +220,7 @@ PROBE(kvm_hv_hypercall)
 	u64 pid_tgid = bpf_get_current_pid_tgid(), call;
 	struct hvt_thread *t;
 	u32 wanted;
+	bool fast;
 
 	if (filtered_out(pid_tgid))
 		return 0;
@@ -241,9 +242,10 @@ PROBE(kvm_hv_hypercall)
 		t->call = HVT_CALL_SKIPPED;
 		return 0;
 	}
-	if (FIELD(u8, HVT_FAST) & 1)
-		call |= HVT_CALL_FAST;
-	if (HVT_EVERY_SIZE || call & HVT_CALL_FAST) {
+	fast = FIELD(u8, HVT_FAST) & 1;
+	if (fast || HVT_EVERY_SIZE) {
+		if (fast)
+			call |= HVT_CALL_FAST;
 #ifdef HVT_VAR_CNT
 		call |= (FIELD(u16, HVT_VAR_CNT) & 0x3ffULL) << HVT_CALL_VAR_SHIFT;
 #endif

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hvtrace.hyperv.explain import explain_code
 from hvtrace.stats import text
-from hvtrace.top.detail import Detail, Part
+from hvtrace.top.detail import MOST_PARTS, Detail, Part
 from hvtrace.top.draw import BAR, LABEL, QUIET, Band, bands, bar, histogram, percent, sparkline
 from hvtrace.top.facts import (
     FAILURE,
@@ -251,6 +251,12 @@ def _parts(
     if rest := parts[most:]:
         calls, time_ns = sum(p.calls for p in rest), sum(p.time_ns for p in rest)
         share = percent(time_ns, whole.time_ns).replace("-", "none")
-        more = f"and {len(rest):,} more: {text.quantity(calls)} calls, {share} of the time"
+        hidden = len(parts[:MOST_PARTS]) - most + sum(map(_together, parts[MOST_PARTS:]))
+        more = f"and {hidden:,} more: {text.quantity(calls)} calls, {share} of the time"
         lines.append(Text(more, QUIET))
     return lines
+
+
+def _together(part: Part) -> int:
+    """How many parts are in the last of a split, "7 more"."""
+    return int(part.label.split()[0])

@@ -140,6 +140,18 @@ def test_rows_at_both_ends_of_the_scale():
     assert bands(np.zeros(BUCKETS), 7) == []
 
 
+def test_the_shortest_stretch_that_is_skipped():
+    assert bands(filled({21: 3, 24: 5}), 3) == [Band(21, 21), Band(22, 23, True), Band(24, 24)]
+    assert bands(filled({21: 3, 23: 5}), 2) == [Band(21, 22), Band(23, 24)]
+
+
+@pytest.mark.parametrize("height", range(1, BUCKETS + 1))
+def test_all_of_the_scale_fits_any_height(height):
+    found = bands(np.ones(BUCKETS), height)
+    assert len(found) <= height
+    assert [b for row in found for b in range(row.first, row.last + 1)] == list(range(BUCKETS))
+
+
 @FEW
 @given(COUNTS, st.integers(1, 40))
 def test_rows_cover_what_is_used_once_and_fit(counts, height):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hvtrace.hyperv.codes import CODES
 from hvtrace.stats.table import ATTEMPTS
+from hvtrace.top.detail import MOST_PARTS
 from hvtrace.top.facts import FAILURE, VERDICTS
 from hvtrace.top.panes import detail_lines
 
@@ -261,6 +262,15 @@ def test_a_long_table_says_what_it_leaves_out():
     share = round(100 * sum(p.time_ns for p in parts[8:]) / one.whole.time_ns)
     assert lines[-1].endswith(f"{share}% of the time")
     assert len(section(text(one, 80, 60), "vCPU")) == 20
+
+
+def test_what_was_left_out_before_is_counted_too():
+    parts = vcpus(list(spread(4001, 1_900, 0.5)), MOST_PARTS)
+    one = replace(detail(spread(4001, 1_900, 0.5)), vcpus=(*parts, part("7 more", [900.0] * 3)))
+    *_, last = section(text(one, 80, 24), "vCPU")
+    assert last.startswith(f"and {MOST_PARTS - 8 + 7} more: ")
+    *_, last = section(text(one, 80, 200), "vCPU")
+    assert last.split()[:3] == ["7", "more", "3"]
 
 
 # Statuses, conventions, sizes, and what it is.

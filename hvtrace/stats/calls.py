@@ -119,7 +119,7 @@ def _latencies(rows: Array, done: list[int]) -> list[Latency | None]:
 def as_json(call: Call) -> dict[str, Any]:
     """One element of "calls" in the JSON contract (docs/schema.md)."""
     element = {
-        "vm": _vm(call.vm),
+        "vm": _vm(call.vm) | ({"vcpus": call.vm.vcpus} if call.vm.vcpus else {}),
         "code": call.code,
         "name": call.name,
         "fast": call.fast,
@@ -161,13 +161,9 @@ def slow_as_json(call: SlowCall) -> dict[str, Any]:
 
 
 def _vm(vm: Vm) -> dict[str, object]:
-    """Who called, with what is known."""
-    out: dict[str, object] = {"pid": vm.pid, "name": vm.name, "vmm": vm.vmm}
-    if vm.fd is not None:
-        out["fd"] = vm.fd
-    if vm.vcpus:
-        out["vcpus"] = vm.vcpus
-    return out
+    """Which one it is."""
+    fd = {} if vm.fd is None else {"fd": vm.fd}
+    return {"pid": vm.pid, "name": vm.name, "vmm": vm.vmm, **fd}
 
 
 def _times(latency: Latency | None) -> dict[str, int] | None:

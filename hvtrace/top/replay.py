@@ -147,7 +147,7 @@ class Replay:
         self.kernel = _text(line["kernel"])
         self.slow = "slow" in line
         self._now_ns += round(seconds * 1e9)
-        rows, statuses = _rows(calls, self._vm)
+        rows, statuses = _rows(calls, self._caller)
         return Snapshot(
             time=start + seconds,
             monotonic_ns=self._now_ns,
@@ -170,7 +170,12 @@ class Replay:
             self._vms.append(Vm(pid, key[2], key[3], start_time=self._line, fd=key[1]))
             self._seen_ns.append(0)
         self._seen_ns[index] = self._now_ns
-        if (vcpus := _whole(said.get("vcpus", 0))) != self._vms[index].vcpus:
+        return index
+
+    def _caller(self, said: Mapping[str, Any]) -> int:
+        """Index of a VM of "calls", where its vCPUs are said, too."""
+        index, vcpus = self._vm(said), _whole(said.get("vcpus", 0))
+        if vcpus != self._vms[index].vcpus:
             self._vms[index] = replace(self._vms[index], vcpus=vcpus)
         return index
 

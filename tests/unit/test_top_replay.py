@@ -261,8 +261,10 @@ SLOW = SlowCall(
 
 
 def test_slow_calls_come_again_each_in_its_interval(path):
+    """Also of a VM that called, whose vCPUs nobody had counted by then."""
     snapshots = counting(0, 7, 18)
-    snapshots[1] = replace(snapshots[1], slow=(SLOW, replace(SLOW, vcpu=None, status=0)))
+    calls = (SLOW, replace(SLOW, vcpu=None, status=0), replace(SLOW, vm=vm()))
+    snapshots[1] = replace(snapshots[1], slow=calls, vms=(vm(vcpus=7),))
     text = recorded(*snapshots, slow=True)
     path.write_text(text)
     source = Replay(path)

@@ -67,6 +67,8 @@ def tracers() -> list[Tracer]:
         Tracer("hvtrace", hvtrace),
         Tracer("hvtrace --evidence", lambda: hvtrace(evidence=True)),
         Tracer("hvtrace --round-trip", lambda: hvtrace(round_trip=True)),
+        Tracer("hvtrace, sizes (top)", lambda: hvtrace(sizes=True)),
+        Tracer("hvtrace, slow calls (top)", lambda: hvtrace(slow_ns=0)),
         Tracer("hvtrace --pid of another process", lambda: hvtrace(pid=1), counts=False),
         Tracer("hvtrace --code of another call", lambda: hvtrace(code=2), counts=False),
         Tracer("hvtrace, after all of these", hvtrace),
@@ -84,7 +86,7 @@ def nothing() -> Iterator[Counted]:
 
 
 @contextmanager
-def hvtrace(pid: int | None = None, code: int | None = None, **options: bool) -> Iterator[Counted]:
+def hvtrace(pid: int | None = None, code: int | None = None, **options: int) -> Iterator[Counted]:
     """hvtrace as its commands start it; `options` are those of `live.open_source`."""
     # Loading takes 20 s on an emulated machine: what has no options is loaded once.
     if options:

@@ -40,7 +40,7 @@ FOLDERS = ("tests/vm", "tests/xmm", "tests/host", "tests/icount")
 # the kernel, and the one whose tests want a clock that counts instructions.
 VM, PATCHED, ONCE, ICOUNT = FOLDERS
 # What of tests/vm is about the user space, too.
-EVERYWHERE = ("tests/vm/test_truth.py", "tests/vm/test_round_trip.py")
+EVERYWHERE = tuple(f"tests/vm/test_{what}.py" for what in ("truth", "round_trip", "single_calls"))
 # Of these, where kernel and user space are of two suites, and nobody asked for the two: KVM
 # that comes and goes, and more vCPUs, were met with each kernel, and with each user space.
 BETWEEN = ("-k", "not 2-vms-of-4 and not kvm-reloaded")

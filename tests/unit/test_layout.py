@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from hvtrace.hyperv import xmm
-from hvtrace.kernel import layout
+from hvtrace.kernel import layout, maps
 from hvtrace.stats import histogram
 
 PRELUDE = """
@@ -25,6 +26,8 @@ STRUCTS = {
     "hvt_abi": layout.ABI,
     "hvt_slot": layout.SLOT,
     "hvt_trip": layout.TRIP,
+    "hvt_sizes": layout.SIZES,
+    "hvt_slow": layout.SLOW,
     "hvt_thread": layout.THREAD,
     "hvt_control": layout.CONTROL,
     "hvt_failure": layout.FAILURE,
@@ -57,6 +60,7 @@ CONSTANTS = {
     "HVT_CALL_VMM": layout.CALL_VMM,
     "HVT_CALL_VAR_SHIFT": layout.CALL_VAR_SHIFT,
     "HVT_CALL_REP_SHIFT": layout.CALL_REP_SHIFT,
+    "HVT_CALL_SIZES": layout.CALL_SIZES,
     "HVT_CALL_EPOCH_SHIFT": layout.CALL_EPOCH_SHIFT,
     "HVT_CALL_SKIPPED": layout.CALL_SKIPPED,
     "HVT_CALL_OPEN": layout.CALL_OPEN,
@@ -140,21 +144,45 @@ def test_what_a_call_touches_starts_a_cache_line() -> None:
 
 
 def test_an_element_of_a_mapped_array_needs_no_rounding() -> None:
-    for dtype in (layout.SLOT, layout.TRIP, layout.THREAD, layout.CONTROL):
+    for dtype in (*maps.BY_SLOT.values(), layout.THREAD, layout.CONTROL):
         assert dtype.itemsize % 8 == 0
 
 
+def test_windows_of_mapped_arrays_begin_with_a_page() -> None:
+    """And none is of more than four megabytes."""
+    for dtype in maps.BY_SLOT.values():
+        assert maps.WINDOW * dtype.itemsize % mmap.PAGESIZE == 0
+        assert maps.WINDOW * dtype.itemsize < 4 << 20
+
+
+def test_a_ring_has_whole_records() -> None:
+    assert layout.SLOW.itemsize % 8 == 0  # as hvtrace.kernel.ring takes them
+    assert layout.SLOW_PAGES.bit_count() == 1  # as the kernel takes a ring
+
+
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> ctypes._NamedFuncPointer:
+def functions(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = compile_c(
         tmp_path_factory.mktemp("bucket"),
-        "__u32 bucket(__u64 ns) { return hvt_bucket(ns); }",
+        "__u32 bucket(__u64 ns) { return hvt_bucket(ns); }"
+        "__u32 log2_of(__u64 size) { return hvt_log2(size); }",
         "-shared",
         "-fPIC",
     )
-    function = ctypes.CDLL(str(library)).bucket
-    function.argtypes, function.restype = [ctypes.c_uint64], ctypes.c_uint32
-    return function
+    functions = ctypes.CDLL(str(library))
+    for function in (functions.bucket, functions.log2_of):
+        function.argtypes, function.restype = [ctypes.c_uint64], ctypes.c_uint32
+    return functions
+
+
+@pytest.fixture(scope="module")
+def bucket(functions: ctypes.CDLL) -> ctypes._NamedFuncPointer:
+    return functions.bucket
+
+
+def test_the_logarithm_of_every_size(functions: ctypes.CDLL) -> None:
+    for size in range(1, 1 << 16):
+        assert functions.log2_of(size) == size.bit_length() - 1
 
 
 def test_every_bucket_ends_exactly_at_its_bound(bucket: ctypes._NamedFuncPointer) -> None:

@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import process_time
 from typing import ClassVar
 
 from textual.app import App
@@ -160,8 +162,8 @@ class TopApp(App[None]):
     def _opened(self, source: Source) -> None:
         self._tell(self.Opened(source.kernel, getattr(source, "probes", None)))
 
-    def _feed(self, snapshot: Snapshot) -> None:
-        self._tell(self.Arrived(self._model.feed(snapshot, time.process_time())))
+    def _feed(self, parts: Iterator[Snapshot]) -> None:
+        self._tell(self.Arrived(self._model.feed(parts, process_time())))
 
     # What it says.
 

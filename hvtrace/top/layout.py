@@ -21,7 +21,9 @@ MIN_NAME = 4  # the width of a column of names is never below that of its headin
 _STEPS: tuple[str | tuple[Column, int], ...] = (
     *("/s", "calls", "vcpu%", "mean", TRIP.key, "max", "p99", "fail", "time"),
     (CALL, 20),
-    *(MINUTE.key, "fast", "p50", "xmm", "vmm", "unfin"),
+    *(MINUTE.key, "fast", "p50"),
+    (VM, 16),
+    *("xmm", "vmm", "unfin"),
     (CALL, 1000),
     "xmm-out",
     (VM, 24),

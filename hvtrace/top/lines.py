@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import astuple, dataclass, field, fields
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from hvtrace.stats import text
@@ -95,11 +96,14 @@ def status(state: State, width: int) -> list[Text]:
     """The last lines: notes where there are any, and one that is always there."""
     lines = _filled(notes(state), width)
     line = Text("", no_wrap=True, overflow="ellipsis")
-    block = False  # a coloured one brings its own blanks
+    block = True  # a coloured one brings its own blanks
     for words, style in _facts(state):
-        line.append(" " if block or style or not line else GAP)
+        gap = "" if block and style else " " if block or style else GAP
+        blanks = 2 if style else 0
+        if line and line.cell_len + len(gap) + cell_len(words) + blanks > width:
+            break
+        line.append(gap).append(f" {words} " if style else words, style)
         block = bool(style)
-        line.append(f" {words} " if block else words, style)
     return [*lines, line]
 
 

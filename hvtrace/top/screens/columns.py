@@ -53,7 +53,7 @@ class Chooser(ModalScreen[None]):
     def _line(self, column: Column) -> Text:
         mark = " " if column.key in self._desk.state.view.hidden else "x"
         line = Text(f"[{mark}] ", no_wrap=True, overflow="ellipsis")
-        return line.append(f"{column.key:9}", "bold").append(column.about)
+        return line.append(f"{column.key:8}", "bold").append(column.about)
 
     def action_turn(self) -> None:
         """Show what is hidden, hide what is shown."""

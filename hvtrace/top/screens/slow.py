@@ -102,7 +102,7 @@ class SlowPane(Pane):
             )
         lost = state.newest.lost.no_event if state.newest else 0
         if lost:
-            line.append("  ").append(f" {lost:,} MORE, NOT LISTED: no room ", ALARM)
+            line.append("  ").append(f" {lost:,} NOT LISTED ", ALARM)
         return line
 
     def _nothing(self) -> str:

@@ -27,7 +27,7 @@ KEYS = (
     Key("slash", "/", "Filter"),
     Key("right", "←→", "Sort"),
     Key("g", "g", "Group"),
-    Key("c", "c", "Columns"),
+    Key("c", "c", "Cols"),
     Key("l", "l", "Slow"),
     *ALWAYS,
     Key("q", "q", "Quit"),

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks import memory
@@ -58,7 +58,7 @@ def stat() -> dict[str, float]:
         time.sleep(SETTLED_SECONDS)
 
     with _running("stat") as process:
-        _until_attached(process.pid)
+        until_attached(process.pid)
         return _memory(process.pid, settle)
 
 
@@ -86,7 +86,7 @@ def exporter() -> dict[str, float]:
         return {**found, f"scrape, {THREADS} x {CALLS}, ms": statistics.median(times_ms)}
 
 
-def _descriptor(number: int) -> int:
+def descriptor(number: int) -> int:
     """A descriptor of another process's program: BPF_PROG_GET_FD_BY_ID."""
     return bpf._bpf(_PROG_GET_FD_BY_ID, bpf._attr("<III", number, 0, 0))
 
@@ -103,18 +103,22 @@ def _running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.send_signal(signal.SIGTERM)
 
 
-def _until_attached(pid: int) -> None:
+def until_attached(pid: int) -> None:
     """Wait until the process has attached its programs, all of them."""
     deadline = time.monotonic() + _ATTACHED_SECONDS
-    while _links(pid) < len(EVENTS):
+    while not attached(pid):
         if time.monotonic() > deadline:
             raise HvtraceError(f"hvtrace has attached nothing in {_ATTACHED_SECONDS:.0f} s")
         time.sleep(0.1)
 
 
-def _links(pid: int) -> int:
-    files = Path(f"/proc/{pid}/fd").iterdir()
-    return sum(str(file.readlink()).startswith(_LINKS) for file in files)
+def attached(pid: int) -> bool:
+    """Whether the process has attached its programs, all of them."""
+    links = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links += str(file.readlink()).startswith(_LINKS)
+    return links >= len(EVENTS)
 
 
 def _memory(pid: int, use: Callable[[], None]) -> dict[str, float]:
@@ -124,7 +128,7 @@ def _memory(pid: int, use: Callable[[], None]) -> dict[str, float]:
     found = {**memory.resident(pid), **memory.kernel(programs)}
     if not memory.are_raw(programs):  # since Linux 7.0: only its event can run such a program
         return found
-    fds = [_descriptor(program["id"]) for program in programs]
+    fds = [descriptor(program["id"]) for program in programs]
     guests = Guests(THREADS, dict(zip(EVENTS, fds, strict=True)))
     guests.round(some_codes(CALLS))
     use()

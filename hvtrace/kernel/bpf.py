@@ -199,15 +199,27 @@ def _perf_event(kind: int, config: int, name: int) -> int:
     return fd
 
 
-def run_raw_tracepoint(program_fd: int, *arguments: int) -> None:
-    """Run a raw-tracepoint program once in this thread, with these argument words.
+class RawTracepointRun:
+    """A raw-tracepoint program with argument words, ready to be run any number of times.
 
     What tests and benchmarks stand on: no event is needed. Linux 5.10.
     """
-    words = struct.pack(f"<{len(arguments)}Q", *arguments)
-    context = ctypes.create_string_buffer(words, len(words))
-    values = (program_fd, 0, 0, 0, 0, 0, 0, 0, len(words), 0, ctypes.addressof(context), 0)
-    _bpf(_PROG_TEST_RUN, _attr("<IIIIQQIIIIQQ", *values))
+
+    def __init__(self, program_fd: int, *arguments: int) -> None:
+        words = struct.pack(f"<{len(arguments)}Q", *arguments)
+        self._context = ctypes.create_string_buffer(words, len(words))
+        address = ctypes.addressof(self._context)
+        values = (program_fd, 0, 0, 0, 0, 0, 0, 0, len(words), 0, address, 0)
+        self._attr = _attr("<IIIIQQIIIIQQ", *values)
+
+    def run(self) -> None:
+        """Run it once, in this thread."""
+        _bpf(_PROG_TEST_RUN, self._attr)
+
+
+def run_raw_tracepoint(program_fd: int, *arguments: int) -> None:
+    """Run it once."""
+    RawTracepointRun(program_fd, *arguments).run()
 
 
 def enable_statistics() -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,8 @@ from hvtrace.stats.snapshot import (
     rollup,
     select,
 )
+
+_ROWS_AT_ONCE = 2048
 
 
 def _say(text: str) -> None:
@@ -239,12 +241,32 @@ class LiveSource:
         where KVM was replaced meanwhile.
         """
         self.look()
-        now = self._read(self._entries.running())
+        now = self._whole(concat(self._final, self._read(self._entries.running())))
+        self._expire()
+        return now
+
+    def parts(self) -> Iterator[Snapshot]:
+        """A snapshot in parts of some thousand rows, each row in one of them, all else in the last.
+
+        Who keeps less of a row than it is needs memory for one part at a time.
+        """
+        self.look()
+        vms = self._entries.vms()
+        owner, used = self._maps.used_slots(self._entries.running())
+        for first in range(0, len(used), _ROWS_AT_ONCE):
+            part = slice(first, first + _ROWS_AT_ONCE)
+            yield replace(self._rows_of(owner[part], used[part]), vms=vms)
+        last = self._rows_of(owner[:0], used[:0])
+        yield self._whole(concat(self._final, last))
+        self._expire()
+
+    def _whole(self, rows: Snapshot) -> Snapshot:
+        """These rows with all that is no row."""
         calls = self._maps.threads["call"]
         counters = {name: bpf.counters(fd) for name, fd in self.loaded.programs.items()}
-        now = replace(
-            concat(self._final, now),
-            vcpus=self._vcpus(self._final, now),
+        return replace(
+            rows,
+            vcpus=self._vcpus(self._final, rows),
             vms=self._entries.vms(),
             lost=self._lost(counters),
             probes=self._probes(counters),
@@ -252,8 +274,6 @@ class LiveSource:
             slow=self._slow.take(),
             in_flight=int(np.count_nonzero(calls & np.uint64(layout.CALL_OPEN))),
         )
-        self._expire()
-        return now
 
     def look(self) -> None:
         """See who is there, and collect what threads that ended have left.
@@ -275,7 +295,10 @@ class LiveSource:
 
     def _read(self, threads: NDArray[np.intp]) -> Snapshot:
         """What `threads` (entries of known VMs) have counted."""
-        owner, used = self._maps.used_slots(threads)
+        return self._rows_of(*self._maps.used_slots(threads))
+
+    def _rows_of(self, owner: NDArray[np.intp], used: NDArray[np.intp]) -> Snapshot:
+        """What is counted in slots `used`, ascending, of the threads `owner`."""
         slots = self._maps.copies("slots", used)
         statuses = statuses_of(slots, self._maps.more_statuses(slots))
         tid = self._maps.threads["tid"][owner]

@@ -5,6 +5,7 @@ A *source* makes snapshots (the live kernel, a recording), a *view* takes them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -144,6 +145,12 @@ class Source(Protocol):
 
 class RecordingEnded(Exception):
     """A recording is over. The text says what was wrong with its end, mostly nothing."""
+
+
+def parts_of(source: Source) -> Iterator[Snapshot]:
+    """A snapshot in parts, where the source is large enough to give it so: `LiveSource.parts`."""
+    parts: Callable[[], Iterator[Snapshot]] | None = getattr(source, "parts", None)
+    return parts() if parts else iter((source.snapshot(),))
 
 
 def completed(rows: Array) -> NDArray[np.uint64]:

@@ -167,6 +167,41 @@ def add(first: Tally, second: Tally) -> Tally:
     return _build(keys, found, (low, high), (failures.astype(np.uint64), failed))
 
 
+def join(parts: Sequence[Tally]) -> Tally:
+    """All rows of `parts`, each of which is in one of them only."""
+    if len(parts) == 1:
+        return parts[0]
+    keys = np.concatenate([part.keys for part in parts])
+    order = np.argsort(keys, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    count = np.concatenate([np.diff(part.start) for part in parts])
+    begin = np.cumsum(count) - count  # of a row's cells, one part behind the other
+    start = np.concatenate(([0], np.cumsum(count[order])))
+    cells = np.repeat(begin[order] - start[:-1], count[order]) + np.arange(start[-1])
+    above = np.cumsum([0, *(len(part.keys) for part in parts)])
+    failures = [
+        _moved(part, rank[first : first + len(part.keys)])
+        for part, first in zip(parts, above.tolist(), strict=False)
+    ]
+    by_place = np.argsort(np.concatenate(failures))
+
+    def all_of(name: str) -> NDArray[np.unsignedinteger]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Tally(
+        keys=keys[order],
+        start=start.astype(np.int32),
+        ids=np.concatenate([part.ids for part in parts])[cells],
+        values=all_of("values")[cells],
+        calls=all_of("calls")[order],
+        min_ns=np.concatenate([part.min_ns for part in parts])[order],
+        max_ns=np.concatenate([part.max_ns for part in parts])[order],
+        failures=np.concatenate(failures)[by_place],
+        failed=np.concatenate([part.failed for part in parts])[by_place],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """Rows added up. Of shape (groups,) but for `cells`."""

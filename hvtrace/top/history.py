@@ -9,7 +9,7 @@ from hvtrace.stats.slow import SlowCall
 from hvtrace.stats.tally import EMPTY, Tally, add, since
 from hvtrace.top.model import Frame
 
-MOST_BYTES = 24 << 20
+MOST_BYTES = 16 << 20
 MOST_SECONDS = 15 * 60.0
 MOST_SLOW_CALLS = 1000
 FRAME_BYTES = 2048

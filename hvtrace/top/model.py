@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from hvtrace.stats.slow import SlowCall
 from hvtrace.stats.snapshot import Lost, Probe, Snapshot, Vm
-from hvtrace.stats.tally import EMPTY, TID_SHIFT, VM_SHIFT, Tally, since, tally
+from hvtrace.stats.tally import EMPTY, TID_SHIFT, VM_SHIFT, Tally, join, since, tally
 from hvtrace.stats.text import printable
 from hvtrace.stats.vm import Identity
 
@@ -80,6 +80,7 @@ class Model:
         self._last_cpu_seconds = 0.0
         self._reset = False
         self._frames = 0
+        self._sized = False
         self._vcpus: dict[int, int] = {}
         self._vms: dict[int, Vm] = {}
         self._labels: dict[int, str] = {}
@@ -90,11 +91,18 @@ class Model:
         """Count from the next snapshot on."""
         self._reset = True
 
-    def feed(self, snapshot: Snapshot, cpu_seconds: float = 0.0) -> Frame:
-        """The frame of a new snapshot; `cpu_seconds` is what this process has used so far."""
-        now_ns = snapshot.monotonic_ns
-        numbers = self._number(snapshot)
-        now = tally(snapshot, numbers)
+    def feed(self, taken: Snapshot | Iterable[Snapshot], cpu_seconds: float = 0.0) -> Frame:
+        """The frame of a new snapshot, whole or in parts (`snapshot.parts_of`).
+
+        `cpu_seconds` is what this process has used so far.
+        """
+        tallies = []
+        for snapshot in (taken,) if isinstance(taken, Snapshot) else taken:
+            numbers = self._number(snapshot)
+            tallies.append(tally(snapshot, numbers))
+            self._know_vcpus(snapshot, numbers)
+            self._sized |= len(snapshot.sizes) > 0
+        now, now_ns = join(tallies), snapshot.monotonic_ns
         seconds = (now_ns - self._last_ns) / 1e9 if self._before is not None else 0.0
         counted = None
         if self._reset or self._base_ns is None:
@@ -122,11 +130,11 @@ class Model:
             vms=vms,
             labels=self._labels,
             new=new,
-            vcpus=self._know_vcpus(snapshot, numbers),
+            vcpus=self._vcpus,
             lost=_less(snapshot.lost, self._base_lost),
             in_flight=snapshot.in_flight,
             slow=snapshot.slow,
-            sized=len(snapshot.sizes) > 0,
+            sized=self._sized,
             probes=snapshot.probes,
             cost=_cost(snapshot.probes, counted, seconds, own_seconds),
         )
@@ -136,14 +144,13 @@ class Model:
         found = self._numbers
         return [found.setdefault(vm.identity, len(found)) for vm in snapshot.vms]
 
-    def _know_vcpus(self, snapshot: Snapshot, numbers: list[int]) -> dict[int, int]:
-        """One for all frames, for what is known of a thread stays true."""
-        threads = snapshot.rows[["vm", "tid", "vcpu"]]
-        threads = threads[np.append(True, threads[1:] != threads[:-1])[: len(threads)]]
-        for vm, tid, vcpu in threads.tolist():
-            if vcpu:
-                self._vcpus[numbers[vm] << VM_SHIFT | tid << TID_SHIFT] = vcpu - 1
-        return self._vcpus
+    def _know_vcpus(self, snapshot: Snapshot, numbers: list[int]) -> None:
+        """One dict for all frames, for what is known of a thread stays true."""
+        rows = snapshot.rows[snapshot.rows["vcpu"] > 0]
+        vm = np.array(numbers, dtype=np.uint64)[rows["vm"]]
+        keys = vm << np.uint64(VM_SHIFT) | rows["tid"].astype(np.uint64) << np.uint64(TID_SHIFT)
+        threads, first = np.unique(keys, return_index=True)
+        self._vcpus.update(zip(threads.tolist(), (rows["vcpu"][first] - 1).tolist(), strict=True))
 
     def _shown(
         self, snapshot: Snapshot, numbers: list[int], now_ns: int

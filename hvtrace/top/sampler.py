@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from hvtrace.stats.snapshot import RecordingEnded, Snapshot, Source
+from hvtrace.stats.snapshot import RecordingEnded, Snapshot, Source, parts_of
 
 Open = Callable[[Callable[[str], None]], Source]
 """Opens a source; the argument takes lines on the progress."""
@@ -22,7 +22,7 @@ class Sampler:
     """Opens a source, and gives a snapshot of it at every interval.
 
     The callbacks run in the sampler's thread: `on_say` takes lines on the
-    progress of opening, `on_open` the source, `on_snapshot` each snapshot,
+    progress of opening, `on_open` the source, `on_snapshot` each snapshot in parts,
     `on_end` what is to be said of the end of a recording (mostly nothing), and
     `on_error` whatever ended it all.
     """
@@ -34,7 +34,7 @@ class Sampler:
         *,
         on_say: Callable[[str], None],
         on_open: Callable[[Source], None],
-        on_snapshot: Callable[[Snapshot], None],
+        on_snapshot: Callable[[Iterator[Snapshot]], None],
         on_end: Callable[[str], None],
         on_error: Callable[[Exception], None],
     ) -> None:
@@ -98,7 +98,7 @@ class Sampler:
         while not self._stopped:
             # An interval begins with its snapshot: where that takes long, they get longer.
             begun = time.monotonic()
-            self._on_snapshot(source.snapshot())
+            self._on_snapshot(parts_of(source))
             while not self._nap(begun, longest):
                 self._obey(source)
                 source.look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from hvtrace.stats.tally import (
     Tally,
     add,
     group,
+    join,
     since,
     statuses_of,
     tally,
@@ -283,3 +285,16 @@ def test_vms_are_numbered_by_who_makes_the_tally():
     assert (keys & CODE_KEY).tolist() == [3 << 2, 2 << 2]
     assert int(VM_KEY) | 0xFF_FFFF_FFFF == 2**64 - 1
     assert replace(shot, vms=()).rows is shot.rows
+
+
+@settings(max_examples=30)
+@given(st.lists(ROWS, max_size=12, unique_by=key_of), st.randoms(use_true_random=False))
+def test_parts_joined_are_the_whole(rows, random):
+    """In whatever part a row is."""
+    random.shuffle(rows)
+    cuts = sorted(random.sample(range(len(rows) + 1), min(2, len(rows) + 1)))
+    parts = [rows[a:b] for a, b in pairwise([0, *cuts, len(rows)])]
+    same_as(join([counted(taken(part)) for part in parts]), taken(rows))
+    joined = join([counted(taken(part)) for part in parts])
+    assert (np.diff(joined.keys.astype(np.int64)) > 0).all()
+    assert (np.diff(joined.failures.astype(np.int64)) > 0).all()

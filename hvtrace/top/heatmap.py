@@ -34,6 +34,7 @@ blue, magenta, bright magenta, bright red, bright yellow: in this order, and no 
 SHADES = len(RAMP) // len(LEVELS)
 """Colours of one character."""
 
+_SNAP = 0.1  # of a column: so near to an edge a moment ends, or begins, at it
 _SERIES = ((1, 2, 5), (1, 3), (1,))  # thresholds of LEVELS in each power of ten
 _STEPS_SECONDS = (
     *(0.1, 0.2, 0.25, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40, 60, 90),
@@ -83,7 +84,7 @@ def heatmap(
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """Columns of `step` seconds between `edges`; the `newest` moment ended in the last."""
+    """Columns of `step` seconds between `edges`; the `newest` moment ended in the last of them."""
 
     step: float
     newest: float
@@ -101,7 +102,7 @@ class _Grid:
 
     def _nearest(self, times: Floats) -> Floats:
         edge = self.edges[-1] - self.step * np.round((self.edges[-1] - times) / self.step)
-        return np.where(np.abs(edge - times) < 0.1 * self.step, edge, times)
+        return np.where(np.abs(edge - times) < _SNAP * self.step, edge, times)
 
 
 def _grid(ends: Floats, spans: Floats, room: int) -> _Grid:
@@ -118,7 +119,7 @@ def _grid(ends: Floats, spans: Floats, room: int) -> _Grid:
         (newest - oldest) / max(1, room - 1),
     )
     step = usual if abs(step / usual - 1) < 0.1 else step
-    end = newest if step == usual else math.ceil(newest / step) * step
+    end = newest if step == usual else math.ceil(newest / step - _SNAP) * step
     columns = min(room, max(1, math.ceil((end - oldest) / step - 1e-6)))
     return _Grid(step, newest, end + step * np.arange(-columns, 1.0))
 
@@ -132,7 +133,7 @@ def _axis(grid: _Grid, totals: Floats, room: int) -> list[Text]:
     labels[room - len(clock) :] = clock
     every = next((s for s in _STEPS_SECONDS if s / grid.step >= 10), _STEPS_SECONDS[-1])
     for age in np.arange(every, len(totals) * grid.step, every).tolist():
-        at = room - 1 - int((grid.edges[-1] - grid.newest + age) / grid.step)
+        at = room - 1 - int((max(0.0, grid.edges[-1] - grid.newest) + age) / grid.step)
         label = _age(age)
         start = at - len(label) // 2
         if start >= 0 and start + len(label) < room - len(clock):

@@ -58,10 +58,10 @@ def detail(
     ends = END - np.concatenate((np.cumsum(spans[:0:-1])[::-1], [0.0])) if moments else spans
     heat = np.zeros((moments, BUCKETS))
     rates = np.zeros(moments)
+    order = np.arange(len(both)) * 7 % 100
     for i in range(moments):
         share = 0.55 + 0.45 * math.sin(i / 7) ** 3
-        kept = [t for n, t in enumerate(both) if n * 7 % 100 < 100 * share]
-        heat[i] = bucketed(kept) if 37 * i % 11 else 0
+        heat[i] = bucketed(both[order < 100 * share]) if 37 * i % 11 else 0
         rates[i] = heat[i].sum() / spans[i]
     if moments > 23:
         heat[moments - 23] = bucketed(np.concatenate((both, both[:211] * 40)))

@@ -275,6 +275,16 @@ def test_many_moments_share_columns():
     assert cells(drawn)[0].strip() == "█" * 26  # one begun, one half gone
 
 
+@pytest.mark.parametrize("later", [0, 0.05, 0.1, 0.35, 0.39, 0.41, 1, 2, 3.65, 3.95])
+def test_the_newest_is_at_the_right_end_wherever_the_clock_stands(later):
+    heat, ends, spans = moments(*({30: 7} for _ in range(99)), {30: 7, 60: 1})
+    drawn = heatmap(heat, ends + later, spans, LABEL + 30, 9)
+    newest, *_, usual = cells(drawn)
+    assert newest[-1] != " "
+    assert usual.strip() == usual[-len(usual.strip()) :]
+    assert drawn[-3].plain.endswith("─")
+
+
 def test_nobody_looked_is_not_nothing_called():
     heat, ends, spans = moments({30: 7}, {}, {30: 7})
     ends[0] -= 2

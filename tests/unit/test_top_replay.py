@@ -313,6 +313,19 @@ def test_a_stream_is_read_as_it_comes(tmp_path):
     writer.join()
 
 
+def test_what_a_recording_may_leave_out(path):
+    """As docs/schema.md says."""
+    text = recorded(snapshot(), sample(time=START + 1))
+    line = json.loads(text)
+    del line["hvtrace"]
+    for call in line["calls"]:
+        del call["name"], call["calls"]
+        if call["latency_ns"]:
+            call["latency_ns"] = {name: call["latency_ns"][name] for name in ("sum", "min", "max")}
+    path.write_text(json.dumps(line) + "\n")
+    assert replayed(path) == text
+
+
 # --- what is no recording
 
 

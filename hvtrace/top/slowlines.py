@@ -19,7 +19,8 @@ LIMITS_NS: tuple[int, ...] = tuple(
 
 FAILURE = "bold red"
 
-_FIXED = 12 + 4 + 6 + 6 + 4 + 4 + 4 + 9  # all columns but names and status, and the spaces
+_FIXED = 12 + 4 + 6 + 6 + 4 + 4 + 9  # all columns but names, status and reps, and the spaces
+_WIDE = 100  # from this width on it is said of how many reps that many were completed
 
 
 def beside(limit_ns: int, step: int) -> int:
@@ -38,7 +39,8 @@ class SlowLines:
         self, calls: Sequence[SlowCall], width: int, names: Callable[[SlowCall], str]
     ) -> None:
         self._calls, self._names_of = calls, names
-        left = max(0, width - _FIXED)
+        self._reps = 9 if width >= _WIDE else 4
+        left = max(0, width - _FIXED - self._reps)
         vm = max([2, *(cell_len(names(call)) for call in calls)])
         short = text.short_names({call.code for call in calls}, 1000)
         call = max([4, *map(len, short.values())])
@@ -69,7 +71,7 @@ class SlowLines:
                 one.handler,
                 "fast" if one.fast else "mem",
                 status,
-                f"{one.reps}/{one.rep_cnt}" if one.reps < one.rep_cnt else str(one.reps),
+                f"{one.reps}/{one.rep_cnt}" if self._reps > 4 else str(one.reps),
                 str(8 * one.var_cnt),
             )
         )
@@ -79,7 +81,7 @@ class SlowLines:
         when, vm, vcpu, call, took, by, way, status, reps, var = cells
         return (
             f"{when:12} {_cut(vm, self._vm)} {vcpu:>4} {_cut(call, self._call)} {took:>6} "
-            f"{by:6} {way:4} {_cut(status, self._status)} {reps:>4} {var:>4}"
+            f"{by:6} {way:4} {_cut(status, self._status)} {reps:>{self._reps}} {var:>4}"
         )
 
 

@@ -44,7 +44,7 @@ class DetailPane(Pane):
         self._select = select
         self._pane = TextPane()
         self._detail: Detail | None = None
-        self._of: tuple[object, ...] = ()
+        self._of: tuple[object, int] | None = None
         self._seen: Frame | None = None
         self._place = 0
 
@@ -66,10 +66,9 @@ class DetailPane(Pane):
         place = rows.place(self.key) if rows else None
         if rows and place is not None:
             self._place = place
-            of = rows.sheet.frame, rows.sheet.scope, self.key
-            if self._of != of:
+            if self._of is None or self._of[0] is not rows.sheet or self._of[1] != self.key:
                 self._detail = detail(rows.sheet, int(rows.order[place]), self.desk.history)
-                self._of, self._seen = of, rows.sheet.frame
+                self._of, self._seen = (rows.sheet, self.key), rows.sheet.frame
         size = self._pane.scrollable_content_region
         if self._detail is not None and size.width:
             gone = place is None

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import gates, instructions, native, page, process, scale, scrape
+from benchmarks import gates, instructions, native, page, process, scale, scrape, top
 from benchmarks.results import Results, from_json
 from hvtrace.errors import HvtraceError
 
@@ -22,7 +22,7 @@ def main() -> str | None:
     then = from_json(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else None
     # First what wants a quiet machine; a VM leaves it warm.
     figures = native.figures(native.run()) | scrape.figures() | process.figures()
-    figures |= scale.figures()
+    figures |= scale.figures() | top.figures()
     inside, instruction_figures = instructions.run()
     now = Results(time.strftime("%Y-%m-%d"), machine() | inside, figures | instruction_figures)
     verdicts = gates.judge(now.figures)

@@ -119,6 +119,7 @@ def page(now: Results, then: Results | None, verdicts: Sequence[Verdict]) -> str
         "process": subjects(figures, "process"),
         "scale": subjects(figures, "scale"),
         "scrape": subjects(figures, "scrape"),
+        "top": subjects(figures, "top"),
         "comparison": comparison(then, now),
         **{kernel: added(now, kernel) for kernel in KERNELS},
     }
@@ -217,6 +218,16 @@ What prometheus-client's own writer takes for the same bytes is beside it, and w
 them would take. The keeper rolls up a row for each of 16 vCPU threads before.
 
 $scrape
+
+## The live view
+
+The real `hvtrace top` on a pseudo-terminal of 120x40, at an interval of a second: 200 processes of
+eight threads make 20 different calls each, through BPF_PROG_TEST_RUN of the programs that it has
+attached. After half a minute its CPU time is taken over another half. "At most" is the peak of the
+resident memory since its start. A key's answer is the time until the picture that it makes is whole
+(nothing was written for 30 ms), typed right behind a picture of the interval.
+
+$top
 
 ## Since the last run
 

@@ -33,6 +33,7 @@ def run(date: str = "2026-11-22", scale: float = 1.0, **machine: str) -> Results
     figures["process/hvtrace exporter/scrape, ms"] = 7.0
     figures["scale/1000 threads x 16 calls/snapshot, ms"] = 9.5
     figures["scrape/100 VMs x 10 calls/text, ms"] = 23.0
+    figures["top/200 VMs/of a core, %"] = 11.0
     figures["scrape/500 VMs x 10 calls/text, ms"] = 131.0
     return Results(date, {"CPU": "one", **machine}, figures)
 
@@ -73,6 +74,11 @@ def test_measures_that_only_one_command_has_leave_a_gap() -> None:
     assert "| process | hvtrace stat | hvtrace exporter |" in lines
     assert "| resident, MiB | 50.0 | 40.0 |" in lines
     assert "| scrape, ms |  | 7.000 |" in lines
+
+
+def test_the_live_view() -> None:
+    lines = page.page(run(), None, []).splitlines()
+    assert lines[lines.index("| top | 200 VMs |") + 2] == "| of a core, % | 11.0 |"
 
 
 def test_scrapes() -> None:

@@ -20,8 +20,9 @@ from hvtrace.stats.snapshot import Array, Vm
 # Arrays beside `slots`: each is there where it was asked for.
 BY_SLOT = {"slots": layout.SLOT, "trips": layout.TRIP, "sizes": layout.SIZES}
 
-WINDOW = 4096
-"""So many elements of those are mapped at once, whole pages: four megabytes of slots."""
+WINDOW = 2048
+"""So many elements of those are mapped at once, in whole pages, and let go of when the next
+are: four megabytes of slots."""
 
 
 class Maps:

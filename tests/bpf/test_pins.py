@@ -209,7 +209,7 @@ def test_room_comes_back_with_the_end_of_a_vm(pin: Path) -> None:
 
 # Of Maps.recycle, in the order that they are run: each but the first is behind one that changes
 # what is pinned.
-@pytest.mark.parametrize("line", [1, 4, 5, 7, 11, 12, 14, 15])
+@pytest.mark.parametrize("line", [1, 4, 5, 7, 12, 15, 22, 23])
 def test_killed_while_room_is_given_back(pin: Path, line: int) -> None:
     """Some of it may be gone for good; none of it is used twice, and no call is lost."""
     room = 7

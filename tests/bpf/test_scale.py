@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import memory
+from hvtrace.kernel import maps
 from hvtrace.kernel.room import SLOTS, threads_for
 from hvtrace.stats.snapshot import Lost, Snapshot, completed
 from tests.bpf.conftest import Programs
@@ -106,12 +108,29 @@ def test_every_slot_is_counted_in_and_what_is_beyond_is_counted_out(
         assert snapshot.lost == lost
 
 
+def most_mapped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of the arrays beside slots that are mapped from now on: what was the most so far."""
+    most, now, real = [0], [0], mmap.mmap
+
+    class Counted(real):  # type: ignore[misc, valid-type]
+        def __init__(self, *_: object, **__: object) -> None:
+            now[0] += len(self)
+            most[0] = max(most[0], now[0])
+
+        def __del__(self) -> None:
+            now[0] -= len(self)
+
+    monkeypatch.setattr(maps.mmap, "mmap", Counted)
+    return most
+
+
 def test_all_room_comes_back_when_threads_end(
-    make_programs: Callable[..., Programs], small_stacks: None
+    make_programs: Callable[..., Programs], small_stacks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three generations, each of which needs every slot and every entry."""
     slots, threads, codes = 8192, 512, range(0x4001, 0x4011)
-    programs = make_programs(slots=slots, threads=threads)
+    programs = make_programs(slots=slots, threads=threads, sizes=True)
+    mapped = most_mapped(monkeypatch)
     for generation in range(1, 4):
         with vcpus(programs, threads) as now:
             now.make(codes)
@@ -122,6 +141,7 @@ def test_all_room_comes_back_when_threads_end(
         assert len(left.rows) == len(codes)
         assert (completed(left.rows) == generation * threads * CALLS_OF_EACH).all()
         assert left.lost == Lost()
+    assert 3 << 20 < mapped[0] <= 4 << 20  # of eight: mapped pages are memory of ours
 
 
 def wait_for_none(programs: Programs) -> Snapshot:

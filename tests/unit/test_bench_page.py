@@ -77,7 +77,7 @@ def test_measures_that_only_one_command_has_leave_a_gap() -> None:
 
 
 def test_the_live_view() -> None:
-    lines = page.page(run(), None, []).splitlines()
+    lines = text().splitlines()
     assert lines[lines.index("| top | 200 VMs |") + 2] == "| of a core, % | 11.0 |"
 
 

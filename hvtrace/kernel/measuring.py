@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 
 from hvtrace.kernel import bpf
 
@@ -21,12 +22,13 @@ class Measuring:
         self._thread.start()
 
     def _run(self, descriptor: int) -> None:
-        while True:
-            self._stopped.wait(_MEASURE_SECONDS)
-            os.close(descriptor)
-            if self._stopped.wait(_REST_SECONDS):
-                return
-            descriptor = bpf.enable_statistics()
+        with suppress(OSError):  # what was allowed is so no more
+            while True:
+                self._stopped.wait(_MEASURE_SECONDS)
+                os.close(descriptor)
+                if self._stopped.wait(_REST_SECONDS):
+                    return
+                descriptor = bpf.enable_statistics()
 
     def stop(self) -> None:
         """Measure no more."""

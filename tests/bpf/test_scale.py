@@ -155,7 +155,9 @@ def wait_for_none(programs: Programs) -> Snapshot:
 def test_a_look_collects_what_ended_threads_leave(programs: Programs) -> None:
     with vcpus(programs, 5) as few:
         few.make([MORE])
+        assert [vm.vcpus for vm in programs.source.snapshot().vms] == [5]
     before = wait_for_none(programs)
+    assert [vm.vcpus for vm in before.vms] == [0]
     for _ in range(61 // 5 + 1):  # more than there are entries, one look after each
         with vcpus(programs, 5) as few:
             few.make([MORE])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -58,15 +58,21 @@ def sized_mix() -> dict[str, object]:
 
 
 class Keeping:
-    """A source that keeps the slow calls of all snapshots; between two, it looks."""
+    """A source that keeps what snapshots have only for a time."""
 
     def __init__(self, source: LiveSource) -> None:
         self._source = source
         self.slow: list[SlowCall] = []
+        self.vcpus: dict[int, int] = {}  # the number of each thread that had a row
+        self.most: Counter[tuple[int, int | None]] = Counter()  # vCPUs of a VM, by pid and fd
 
     def snapshot(self) -> Snapshot:
         found = self._source.snapshot()
         self.slow += found.slow
+        known = found.rows[["tid", "vcpu"]][found.rows["tid"] != 0]
+        self.vcpus |= {tid: vcpu - 1 for tid, vcpu in known.tolist()}
+        for vm in found.vms:
+            self.most[vm.pid, vm.fd] = max(self.most[vm.pid, vm.fd], vm.vcpus)
         return found
 
 
@@ -165,7 +171,9 @@ def test_every_call_is_told_as_the_log_has_it(source: LiveSource) -> None:
         tid: [call for call, _ in calls] for tid, calls in logged.items()
     }
     for vm in run.ledger["vms"]:
+        assert kept.most[vm["pid"], vm["fd"]] == len(vm["vcpus"])
         for number, tid in enumerate(vm["vcpus"]):
+            assert kept.vcpus[tid] == number
             assert {(call.vm.pid, call.vm.fd) for call in told[tid]} == {(vm["pid"], vm["fd"])}
             assert {call.vcpu for call in told[tid]} == {number}
     # Sums and extremes are of the same clock as these.

@@ -30,6 +30,7 @@ from hvtrace.top.screens.help import Help
 from hvtrace.top.screens.pane import Pane
 from hvtrace.top.screens.table import TablePane
 from hvtrace.top.settings import Settings
+from hvtrace.top.sheet import Grouping, View
 
 KEEP_SECONDS = 1.0
 """How long after a change of the settings they are written: not with every key."""
@@ -114,8 +115,11 @@ class TopApp(App[None]):
         self._kept, self._complaint = settings.load(settings_file)
         interval = self._kept.interval_seconds if interval_seconds is None else interval_seconds
         self._interval_is_kept = interval_seconds is None
+        view = self._kept.view
+        if recording is not None and view.grouping is Grouping.VCPU:
+            view = View()  # it does not say which vCPU made a call
         state = State(
-            view=self._kept.view,
+            view=view,
             interval_seconds=interval,
             recording=recording,
             slow_ns=slow_ns,

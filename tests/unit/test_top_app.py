@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from goldens import sample
@@ -13,7 +14,7 @@ from samples import START, row, snapshot, vm
 from screens import text_of
 
 from hvtrace.errors import HvtraceError
-from hvtrace.stats.snapshot import Lost
+from hvtrace.stats.snapshot import Lost, Probe, RecordingEnded
 from hvtrace.top.app import TopApp
 from hvtrace.top.calltable import CallTable
 from hvtrace.top.columns import BY_KEY, COLUMNS, TRIP, VCPU
@@ -112,7 +113,7 @@ async def test_sort_by_every_column_and_both_ways():
 async def test_click_on_a_heading():
     async with sampled((120, 40)) as view:
         table = view.app.query_one(CallTable)
-        for heading, column in (("calls", "calls"), ("max", "max"), ("vm", "vm"), ("unfin",) * 2):
+        for heading, column in (("calls", "calls"), ("max", "max"), ("vm", "vm"), ("fail",) * 2):
             at = re.search(rf"(?<!\S){heading}\b", view.headings)
             assert at is not None
             await view.pilot.click(table, offset=(at.start() + 1, 0))
@@ -390,3 +391,197 @@ async def test_names_are_only_text():
         assert "win11?[31m??" in view.text
         await view.press("slash", *"[bold", "enter")
         assert "/[bold: 1 row, " in view.text
+
+
+def grown(*counts):
+    """Cumulative calls, a snapshot a second."""
+    return [
+        snapshot([row(code=2, latencies_ns=[700] * n)] if n else [], time=START + second)
+        for second, n in enumerate(counts)
+    ]
+
+
+def rate(view) -> str:
+    return view.rows[0].split()[2]
+
+
+async def test_step_back_and_forward():
+    async with top() as view:
+        await view.push(*grown(0, 2, 5, 10, 17))
+        assert rate(view) == "7.00"
+        for keys, expected, behind in (
+            (("left_square_bracket",), "5.00", " PAUSED -1.00s "),
+            (("left_square_bracket",), "3.00", " PAUSED -2.00s "),
+            (("right_square_bracket",), "5.00", " PAUSED -1.00s "),
+            (("left_curly_bracket",), "2.00", " PAUSED -3.00s "),
+            (("left_square_bracket",), "2.00", " PAUSED -3.00s "),
+            (("right_square_bracket", "right_square_bracket"), "5.00", " PAUSED -1.00s "),
+        ):
+            await view.press(*keys)
+            assert rate(view) == expected
+            assert view.status.startswith(behind)
+        await view.press("right_square_bracket")
+        assert rate(view) == "7.00"
+        assert "PAUSED" not in view.text
+        await view.press("left_curly_bracket", "right_curly_bracket")
+        assert "PAUSED" not in view.text
+
+
+async def test_counting_goes_on_while_one_looks_back():
+    async with top() as view:
+        await view.push(*grown(0, 2, 5))
+        await view.press("left_square_bracket")
+        await view.push(grown(0, 2, 5, 10)[-1])
+        assert rate(view) == "2.00"
+        assert view.status.startswith(" PAUSED -2.00s ")
+        await view.press("right_square_bracket")
+        assert rate(view) == "3.00"
+        await view.press("p")
+        assert rate(view) == "5.00"
+        assert "PAUSED" not in view.text
+
+
+async def test_counts_of_a_moment_are_those_of_that_moment():
+    async with top() as view:
+        await view.push(*grown(0, 2, 5, 10))
+        await view.press("left_square_bracket", "left_square_bracket")
+        assert view.rows[0].split()[2:4] == ["2.00", "2"]
+        await view.press("right_square_bracket")
+        assert view.rows[0].split()[2:4] == ["3.00", "5"]
+
+
+async def test_reset_while_paused_shows_nothing_of_before():
+    async with top() as view:
+        await view.push(*grown(0, 2, 5))
+        await view.press("left_square_bracket", "r")
+        await view.push(*grown(0, 2, 5, 5, 5)[3:])
+        assert view.rows == []
+
+
+@pytest.mark.parametrize("first", ["2", "g"])
+async def test_groupings(first):
+    async with sampled((120, 40)) as view:
+        calls = {"FlushVirtualAddressSpaceEx", "GetPartitionId"}
+        for key, words, rows in (
+            (first, "by VM", {"+win11/1009", "+win11/1013"}),
+            ("3" if first == "2" else "g", "by call", calls),
+            ("4" if first == "2" else "g", "by vCPU", {"+win11/1009 ended"}),
+            ("5" if first == "2" else "g", "by host", {"all VMs"}),
+            ("1" if first == "2" else "g", "by VM+call", {"SignalEvent"}),
+        ):
+            await view.press(key)
+            assert view.lines[0].endswith(words)
+            text = re.sub(" +", " ", view.text)
+            assert all(name in text for name in rows), key
+        assert len(view.rows) == 10
+
+
+async def test_a_grouping_without_the_column_sorted_by():
+    async with sampled() as view:
+        await view.press("left")
+        assert view.app.desk.state.view.sort == "call"
+        await view.press("2")
+        assert view.app.desk.state.view.sort == "/s"
+        await view.press("right", "3")
+        assert view.app.desk.state.view.sort == "minute"
+
+
+async def test_a_recording_does_not_say_which_vcpu():
+    async with top(recording="friday.jsonl") as view:
+        await view.push(*grown(0, 2))
+        await view.press("2", "4")
+        assert view.lines[0].endswith("by VM")
+        await view.until(lambda: "does not say which vCPU" in view.text)
+        await view.press("g", "g")
+        assert view.lines[0].endswith("by host")
+
+
+async def test_the_end_of_a_recording_is_not_the_end():
+    async with top(recording="friday.jsonl") as view:
+        await view.push(*grown(0, 2, 5))
+        assert " replay friday.jsonl " in view.status
+        view.source.queue.put(RecordingEnded("line 7 of friday.jsonl is cut off"))
+        await view.until(lambda: "END OF RECORDING" in view.status)
+        assert "line 7 of friday.jsonl is cut off" in view.text
+        assert rate(view) == "3.00"
+        await view.until(lambda: view.source.closed)
+        await view.press("left_square_bracket")
+        assert rate(view) == "2.00"
+        await view.press("p", "enter")
+        assert " END OF RECORDING " in view.status
+        assert view.app.is_running
+
+
+async def test_a_probe_that_goes_away_is_seen():
+    async with top() as view:
+        probes = tuple(Probe(name, True) for name in ("a", "b", "c"))
+        one, two = grown(0, 2)
+        await view.push(replace(one, probes=probes))
+        assert " 3 probes " in view.status
+        probes = (*probes[:2], replace(probes[2], attached=False))
+        await view.push(replace(two, probes=probes))
+        assert " 2 OF 3 PROBES " in view.status
+        assert " NOT ATTACHED c" in view.text
+
+
+async def test_lines_of_alarm_come_and_go():
+    async with top() as view:
+        await view.push(*grown(0, 2))
+        await view.press("slash", "f", "enter")
+        assert view.lines[-3] == " /f: 1 row, Esc drops it"
+        assert view.lines[-2] == view.status
+        await view.press("escape")
+        assert view.lines[-3] == ""
+        assert view.lines[-2] == view.status
+
+
+async def test_settings_are_kept(tmp_path):
+    path = tmp_path / "hvtrace" / "top.json"
+    async with top(settings_file=path, interval_seconds=None) as view:
+        await view.push(*grown(0, 2))
+        await view.press("3", "right", "s", "t", "plus", "c", "space", "escape", "slash", "f")
+    async with top(settings_file=path, interval_seconds=None) as view:
+        chosen = view.app.desk.state.view
+        assert chosen.filter == ""
+        assert view.app.desk.state.interval_seconds == 2.0
+        await view.push(*grown(0, 2))
+        assert view.lines[0].endswith("by call")
+        assert "total" in view.lines[0]
+        assert "▲calls" in view.headings
+        assert "/s" not in view.headings
+    async with top(settings_file=path, interval_seconds=5.0) as view:
+        assert view.app.desk.state.interval_seconds == 5.0
+        await view.press("t")
+    async with top(settings_file=path, interval_seconds=None) as view:
+        assert view.app.desk.state.interval_seconds == 2.0
+        assert view.app.desk.state.view == chosen.other_scope()
+
+
+async def test_settings_are_written_soon_not_only_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("hvtrace.top.app.KEEP_SECONDS", 0.01)
+    path = tmp_path / "top.json"
+    async with top(settings_file=path) as view:
+        await view.press("t")
+        await view.until(path.exists)
+
+
+async def test_broken_settings_are_told_once_and_left_alone(tmp_path):
+    path = tmp_path / "top.json"
+    path.write_text("{")
+    async with top((120, 24), settings_file=path) as view:
+        await view.push(*grown(0, 2))
+        await view.until(lambda: "is not used: it is not what" in re.sub(r"\s+", " ", view.text))
+        assert rate(view) == "2.00"
+    assert path.read_text() == "{"
+
+
+async def test_settings_that_cannot_be_kept_are_told_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("hvtrace.top.app.KEEP_SECONDS", 0.01)
+    (tmp_path / "file").touch()
+    async with top((120, 24), settings_file=tmp_path / "file" / "top.json") as view:
+        await view.press("t")
+        await view.until(lambda: "settings are not kept" in view.text)
+        told = len(view.app._notifications)
+        await view.press("t", "3", "s")
+        await view.pilot.pause(0.1)
+        assert len(view.app._notifications) == told

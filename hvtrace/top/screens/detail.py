@@ -80,10 +80,6 @@ class DetailPane(Pane):
         when = time.strftime("%H:%M:%S", time.localtime(self._seen.time))
         return [Text(f" GONE: not in the table at this moment; this was at {when} ", MODE)]
 
-    def action_back(self) -> None:
-        """To the table."""
-        self.dismiss()
-
     def action_beside(self, step: int) -> None:
         """The next row of the table (1), or the one before (-1)."""
         rows = self.desk.rows

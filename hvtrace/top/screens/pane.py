@@ -82,6 +82,13 @@ class Pane(Screen[None]):
         self._status.update(Text("\n").join(status), layout=grown)
         self._keyline.show(self.keys())
 
+    def action_back(self) -> None:
+        """To the screen behind, which does not show for a moment what it was."""
+        behind = self.app.screen_stack[-2]
+        if isinstance(behind, Pane):
+            behind.show()
+        self.dismiss()
+
     @property
     def sort_hidden(self) -> bool:
         """Whether the table is sorted by a column that is not on the screen."""

@@ -113,10 +113,6 @@ class SlowPane(Pane):
             return "No call is looked at by itself. > sets a limit of 1 ms; < and > change it."
         return "No call has taken that long so far."
 
-    def action_back(self) -> None:
-        """To the table."""
-        self.dismiss()
-
     def action_turn(self) -> None:
         """The other order."""
         self._slowest = not self._slowest

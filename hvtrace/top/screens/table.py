@@ -10,7 +10,7 @@ from textual.binding import BindingType
 from textual.widget import Widget
 
 from hvtrace.top.calltable import CallTable
-from hvtrace.top.columns import COLUMNS
+from hvtrace.top.columns import BY_KEY
 from hvtrace.top.desk import Desk
 from hvtrace.top.filterfield import FilterField
 from hvtrace.top.keyline import Key
@@ -115,11 +115,17 @@ class TablePane(Pane):
 
     def action_group(self, number: int | None = None) -> None:
         """Add up by something else: the next grouping, or one by its number."""
-        view = self.desk.state.view
+        state = self.desk.state
+        among = [one for one in GROUPINGS if one is not Grouping.VCPU or not state.recording]
         if number is None:
-            number = (GROUPINGS.index(view.grouping) + 1) % len(GROUPINGS)
-        view = replace(view, grouping=GROUPINGS[number])
-        if not any(view.sort == c.key and view.grouping in c.of for c in COLUMNS):
+            grouping = among[(among.index(state.view.grouping) + 1) % len(among)]
+        else:
+            grouping = GROUPINGS[number]
+        if grouping not in among:
+            self.notify("a recording does not say which vCPU made a call", severity="warning")
+            return
+        view = replace(state.view, grouping=grouping)
+        if grouping not in BY_KEY[view.sort].of:
             view = replace(view, sort="/s", descending=True)
         self.desk.look(view)
 

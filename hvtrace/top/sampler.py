@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from hvtrace.stats.snapshot import RecordingEnded, Snapshot, Source, parts_of
 
@@ -13,6 +15,8 @@ Open = Callable[[Callable[[str], None]], Source]
 
 FIRST_SECONDS = 0.5
 """The first interval is no longer than this: first rows should not take long."""
+
+_M_ARENA_MAX = -8  # mallopt(3)
 
 POLL_SECONDS = 1.0
 """How often to look in longer intervals: VMs are to be known by name before they are gone."""
@@ -52,6 +56,7 @@ class Sampler:
 
     def start(self) -> None:
         """Start the thread."""
+        _share_the_heap()
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
@@ -122,3 +127,12 @@ class Sampler:
 
     def _over(self, end: float) -> bool:
         return self._stopped or self._hurry or time.monotonic() >= end
+
+
+def _share_the_heap() -> None:
+    """Have glibc make no heap for a new thread alone, for what it frees there stays with us.
+
+    That is a fifth of all memory where snapshots are large. Another libc has no such option.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

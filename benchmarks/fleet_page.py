@@ -20,7 +20,7 @@ HOSTS, SCRAPE_SECONDS, DAYS = 1_000, 15, 15
 
 HISTOGRAM = {"classic": len(BOUNDS) + 2, "native": 1}
 """Series of one histogram: buckets, count and sum; or all in one."""
-OF_HOST = 48
+OF_HOST = 49
 """hvtrace's own: losses, limits, refusals, programs, two processes, up, what runs here."""
 OF_TARGET = 5
 """Prometheus' own for each target: up and four about the scrape."""

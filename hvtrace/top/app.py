@@ -21,6 +21,7 @@ from hvtrace.errors import HvtraceError
 from hvtrace.stats.snapshot import Snapshot, Source
 from hvtrace.top import settings
 from hvtrace.top.desk import Desk
+from hvtrace.top.driver import LastingDriver
 from hvtrace.top.filterfield import FilterField
 from hvtrace.top.lines import State
 from hvtrace.top.model import Frame, Model
@@ -106,8 +107,8 @@ class TopApp(App[None]):
         recording: str | None = None,
         settings_file: Path | None = None,
     ) -> None:
-        super().__init__()
         # The terminal's own colours: right on dark and light ones, and where there are only 16.
+        super().__init__(driver_class=LastingDriver, ansi_color=True)
         self.theme = "ansi-dark"
         self.animation_level = "none"
         self.failure: Exception | None = None
@@ -127,6 +128,7 @@ class TopApp(App[None]):
         self.desk = Desk(state)
         self.desk.on_change = self._changed
         self._keeping = False
+        self._is_idle = True  # the last frame is on the screen
         self._model = Model()
         self._sampler = Sampler(
             open_source,
@@ -136,6 +138,7 @@ class TopApp(App[None]):
             on_snapshot=self._feed,
             on_end=lambda text: self._tell(self.Ended(text)),
             on_error=lambda error: self._tell(self.Failed(error)),
+            is_ready=lambda: self._is_idle,
         )
 
     def get_default_screen(self) -> TablePane:
@@ -167,6 +170,7 @@ class TopApp(App[None]):
         self._tell(self.Opened(source.kernel, getattr(source, "probes", None)))
 
     def _feed(self, parts: Iterator[Snapshot]) -> None:
+        self._is_idle = False
         self._tell(self.Arrived(self._model.feed(parts, process_time())))
 
     # What it says.
@@ -182,6 +186,7 @@ class TopApp(App[None]):
     def on_top_app_arrived(self, message: Arrived) -> None:
         """Every screen that can be seen shows it."""
         self.desk.arrived(message.frame)
+        self._is_idle = True
 
     def on_top_app_ended(self, message: Ended) -> None:
         """The last frame stays."""

@@ -21,6 +21,9 @@ _M_ARENA_MAX = -8  # mallopt(3)
 POLL_SECONDS = 1.0
 """How often to look in longer intervals: VMs are to be known by name before they are gone."""
 
+BUSY_SECONDS = 0.05
+"""How often to ask whether the one who takes the snapshots is ready again."""
+
 
 class Sampler:
     """Opens a source, and gives a snapshot of it at every interval.
@@ -41,12 +44,14 @@ class Sampler:
         on_snapshot: Callable[[Iterator[Snapshot]], None],
         on_end: Callable[[str], None],
         on_error: Callable[[Exception], None],
+        is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._open = open_source
         self._interval_seconds = interval_seconds
         self._on_say, self._on_open = on_say, on_open
         self._on_snapshot = on_snapshot
         self._on_end, self._on_error = on_end, on_error
+        self._is_ready = is_ready
         self._changed = threading.Condition()
         self._stopped = False
         self._hurry = False
@@ -116,7 +121,8 @@ class Sampler:
         with self._changed:
             end = begun + min(self._interval_seconds, longest)
             if not self._over(end) and not self._orders:
-                self._changed.wait(min(end - time.monotonic(), POLL_SECONDS))
+                left = end - time.monotonic()
+                self._changed.wait(min(left if left > 0 else BUSY_SECONDS, POLL_SECONDS))
             return self._over(begun + min(self._interval_seconds, longest))
 
     def _obey(self, source: Source) -> None:
@@ -126,7 +132,8 @@ class Sampler:
             do(source)
 
     def _over(self, end: float) -> bool:
-        return self._stopped or self._hurry or time.monotonic() >= end
+        due = self._hurry or time.monotonic() >= end
+        return self._stopped or (due and self._is_ready())
 
 
 def _share_the_heap() -> None:

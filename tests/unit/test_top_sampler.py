@@ -5,11 +5,13 @@ from __future__ import annotations
 import queue
 import time
 from itertools import pairwise
+from threading import Event, get_ident
 from typing import Any
 
 from samples import FakeSource, row, snapshot
 
 from hvtrace.errors import HvtraceError
+from hvtrace.stats.snapshot import RecordingEnded
 from hvtrace.top import sampler as samplers
 from hvtrace.top.sampler import Sampler
 
@@ -19,15 +21,17 @@ WAIT_SECONDS = 10.0
 class Seen:
     """A sampler whose callbacks fill a queue of (kind, value, time)."""
 
-    def __init__(self, open_source, interval_seconds: float = 0.01) -> None:
+    def __init__(self, open_source, interval_seconds: float = 0.01, **more) -> None:
         self.queue: queue.Queue[tuple[str, Any, float]] = queue.Queue()
         self.sampler = Sampler(
             open_source,
             interval_seconds,
             on_say=self._put("say"),
             on_open=self._put("open"),
-            on_snapshot=self._put("snapshot"),
+            on_snapshot=lambda parts: self._put("snapshot")(list(parts)),
+            on_end=self._put("end"),
             on_error=self._put("error"),
+            **more,
         )
         self.sampler.start()
 
@@ -45,7 +49,7 @@ def of(source):
     return lambda say: source
 
 
-def test_opens_gives_snapshots_rolled_up_and_closes():
+def test_opens_gives_snapshots_as_they_are_and_closes():
     rows = [row(code=2, tid=7, latencies_ns=[700] * 3), row(code=2, tid=11, latencies_ns=[700] * 2)]
     source = FakeSource(snapshot(rows))
 
@@ -56,14 +60,49 @@ def test_opens_gives_snapshots_rolled_up_and_closes():
     seen = Seen(open_source)
     assert seen.get("say")[0] == "waiting"
     assert seen.get("open")[0] is source
-    first, _ = seen.get("snapshot")
-    assert len(first.rows) == 1
+    (first,), _ = seen.get("snapshot")
+    assert first.rows["tid"].tolist() == [7, 11]
     assert first.rows["buckets"].sum() == 5
     seen.get("snapshot")
     assert not source.closed
     seen.sampler.stop()
     assert source.closed
     assert not seen.sampler._thread.is_alive()
+
+
+def test_a_recording_ends_and_that_is_no_error():
+    source = FakeSource(snapshot())
+    seen = Seen(of(source))
+    seen.get("open")
+    seen.get("snapshot")
+
+    def end():
+        raise RecordingEnded("line 7 is cut off")
+
+    source.snapshot = end
+    while (found := seen.queue.get(timeout=WAIT_SECONDS))[0] == "snapshot":
+        pass
+    assert found[:2] == ("end", "line 7 is cut off")
+    seen.sampler._thread.join(WAIT_SECONDS)
+    assert source.closed
+    assert seen.queue.empty()
+    seen.sampler.stop()
+
+
+def test_orders_are_obeyed_at_once_and_by_its_own_thread():
+    source = FakeSource(snapshot())
+    seen = Seen(of(source), 3600)
+    seen.get("open")
+    seen.get("snapshot")
+    begun = time.monotonic()
+    obeyed = queue.Queue()
+    for number in (2, 3, 5):
+        seen.sampler.order(lambda s, number=number: obeyed.put((number, s, get_ident())))
+    given = [obeyed.get(timeout=WAIT_SECONDS) for _ in range(3)]
+    assert [number for number, *_ in given] == [2, 3, 5]
+    assert {(s, ident) for _, s, ident in given} == {(source, seen.sampler._thread.ident)}
+    assert time.monotonic() - begun < 2
+    seen.sampler.stop()
 
 
 def test_interval():
@@ -179,3 +218,23 @@ def test_stop_does_not_wait_for_a_source_that_hangs():
     begun = time.monotonic()
     seen.sampler.stop(timeout_seconds=0.05)
     assert time.monotonic() - begun < 2
+
+
+def test_an_interval_goes_on_until_the_view_is_ready(monkeypatch):
+    monkeypatch.setattr(samplers, "BUSY_SECONDS", 0.005)
+    source = FakeSource(snapshot())
+    ready = Event()
+    seen = Seen(of(source), is_ready=ready.is_set)
+    seen.get("open")
+    seen.get("snapshot")
+    looks = source.looks
+    while source.looks < looks + 11:  # who is there is seen all the same
+        time.sleep(0.005)
+    assert source.taken == 1
+    ready.set()
+    seen.get("snapshot")
+    ready.clear()
+    begun = time.monotonic()
+    seen.sampler.stop()
+    assert time.monotonic() - begun < 2
+    assert source.closed

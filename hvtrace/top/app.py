@@ -43,9 +43,6 @@ class TopApp(App[None]):
     TITLE = "hvtrace top"
     ENABLE_COMMAND_PALETTE = False
     ALLOW_SELECT = False
-    CSS = """
-    Screen { background: $background; }
-    """
     BINDINGS: ClassVar[list[BindingType]] = [
         ("p,space", "pause"),
         ("left_square_bracket", "step(-1)"),

@@ -25,7 +25,7 @@ from hvtrace.top.facts import (
 )
 from hvtrace.top.heatmap import heatmap
 
-WIDE = 120
+WIDE = 119  # of 120, beside a scroll bar
 """From this width on charts, and what is below them, stand side by side."""
 
 VERSUS = "vmm/kernel"
@@ -149,7 +149,7 @@ def _duration(ns: float) -> str:
 
 def _charts(detail: Detail, width: int, rows: int) -> Iterator[Text]:
     """Histogram and heatmap beside each other, with the same rows."""
-    column = 52 + (width - WIDE) // 3
+    column = 52 + (width - WIDE - 1) // 3
     shared = bands(detail.buckets + detail.heat.sum(axis=0), rows)
     latency = _latency(detail, column, rows, shared)
     if detail.buckets.any() and not _why_no_course(detail):

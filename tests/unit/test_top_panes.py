@@ -340,7 +340,7 @@ def test_sizes_where_there_are_none(reps, var, drawn):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from([*CODES, 0x8001, 0x8123, 0xFFF0]), st.sampled_from([60, 80, 119]))
+@given(st.sampled_from([*CODES, 0x8001, 0x8123, 0xFFF0]), st.sampled_from([60, 80, 118]))
 def test_every_call_is_explained(code, width):
     lines = text(replace(detail([900.0]), code=code), width).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith(("HvCall", "HvExt", "0x")))

@@ -25,9 +25,9 @@ class Chooser(ModalScreen[None]):
     """A list of columns over the table; those with a mark are shown where there is room."""
 
     DEFAULT_CSS = """
-    Chooser { align: center middle; }
+    Chooser { align: center middle; background: transparent; }
     Chooser OptionList, Chooser OptionList:focus {
-        width: 78; height: auto; max-height: 100%; border: round $foreground;
+        width: 84; max-width: 100%; height: auto; max-height: 100%; border: round $foreground;
         background: $surface; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis;
     }
     Chooser OptionList > .option-list--option-highlighted { text-style: reverse; }

@@ -47,7 +47,7 @@ class Help(ModalScreen[None]):
     """Shown over the table until a key."""
 
     DEFAULT_CSS = """
-    Help { align: center middle; }
+    Help { align: center middle; background: transparent; }
     Help VerticalScroll { width: 78; max-height: 100%; height: auto;
                           border: round $foreground; background: $surface; padding: 0 1; }
     Help Static { height: auto; }

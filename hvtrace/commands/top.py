@@ -124,9 +124,10 @@ def command(
     if not as_text:
         from hvtrace.top import app  # Textual: 200 ms and 30 MiB that --batch does not need
 
+        given = _is_given(context, "interval_seconds")
         return app.run(
             open_source,
-            interval_seconds,
+            interval_seconds if given else None,  # it remembers one
             mouse=not no_mouse,
             slow_ns=slow_ns or 0,
             recording=replay.name if replay else None,
@@ -157,6 +158,10 @@ def command(
 def _refuse(context: click.Context, names: Iterable[str], why: str) -> None:
     """Raises UsageError where one of these parameters was given."""
     for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if given and parameter.name in names:
+        name = parameter.name or ""
+        if name in names and _is_given(context, name):
             raise click.UsageError(f"{parameter.opts[-1]} {why}")
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE

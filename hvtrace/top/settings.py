@@ -17,6 +17,9 @@ from hvtrace.top.sheet import Grouping, Scope, View
 
 MOST_BYTES = 65536
 
+LONGEST_SECONDS = 60.0
+"""A longer interval is only for who asks for it: a source has to keep for it what has ended."""
+
 _GROUPINGS = {grouping.name.lower(): grouping for grouping in Grouping}
 _SCOPES = {scope.value: scope for scope in Scope}
 
@@ -43,8 +46,8 @@ def parse(text: str) -> Settings:
         raise ValueError("columns are no names")
     if type(descending) is not bool or type(interval) not in (int, float):
         raise ValueError("no direction, or no interval")
-    if not 0.1 <= interval <= 3600:
-        raise ValueError("no interval of 0.1 to 3600 seconds")
+    if not 0.1 <= interval <= LONGEST_SECONDS:
+        raise ValueError("no interval of 0.1 to 60 seconds")
     known = View(
         grouping=_GROUPINGS.get(str(said.get("grouping")), view.grouping),
         scope=_SCOPES.get(str(said.get("scope")), view.scope),
@@ -64,7 +67,7 @@ def text_of(settings: Settings) -> str:
         "sort": view.sort,
         "descending": view.descending,
         "hidden": sorted(view.hidden),
-        "interval_seconds": settings.interval_seconds,
+        "interval_seconds": min(settings.interval_seconds, LONGEST_SECONDS),
     }
     return json.dumps(said, indent=2) + "\n"
 

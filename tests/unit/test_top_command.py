@@ -178,6 +178,11 @@ def test_a_recording_without_waiting(opened, recording):
     assert opened == []
 
 
+def test_the_live_view_has_an_interval_of_its_own_where_none_is_given(opened, shown):
+    run()
+    assert shown[0]["interval_seconds"] is None
+
+
 def test_a_recording_in_the_live_view(opened, shown, recording):
     run("--replay", str(recording), "-i", "0.5")
     assert shown == [

@@ -32,7 +32,7 @@ CHOSEN = Settings(
             st.just(""),
             st.frozensets(st.sampled_from(sorted(BY_KEY))),
         ),
-        st.floats(0.1, 3600),
+        st.floats(0.1, 60),
     )
 )
 def test_round_trip(some):
@@ -51,6 +51,10 @@ def test_what_another_version_knows_is_ignored():
     view = parse(json.dumps(said)).view
     assert (view.grouping, view.sort, view.descending) == (View().grouping, "/s", True)
     assert view.scope is Scope.INTERVAL
+
+
+def test_an_interval_of_an_hour_is_not_remembered():
+    assert parse(text_of(Settings(interval_seconds=3600.0))).interval_seconds == 60.0
 
 
 BROKEN = (

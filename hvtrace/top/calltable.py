@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -19,25 +15,14 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from hvtrace.stats.text import short_names
-from hvtrace.top.columns import CALL, MINUTE, VCPU, VM, Column
-from hvtrace.top.draw import sparkline
+from hvtrace.top.columns import CALL, VCPU, VM, Column
 from hvtrace.top.layout import Layout, fit
 from hvtrace.top.past import Sparks
 from hvtrace.top.rows import Rows
 from hvtrace.top.sheet import Grouping, View
+from hvtrace.top.window import Window, fitted
 
 NO_NAMES = {VM.key: 0, VCPU.key: 0, CALL.key: 0}
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Some rows that follow one another, as text."""
-
-    first: int
-    cells: dict[str, list[str]]  # by key of the column
-    alarms: dict[str, NDArray[np.bool_]]
-    ended: list[bool]
-    idle: list[bool]
 
 
 class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
@@ -253,39 +238,25 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
     def _row(self, number: int) -> list[Segment]:
         window = self._window
         if window is None or not 0 <= number - window.first < len(window.ended):
-            window = self._window = self._make_window()
+            assert self._rows is not None
+            assert self._sparks is not None
+            first = self.scroll_offset.y
+            shown = self._rows.sheet.take(self._rows.order[first : first + self._height + 1])
+            window = self._window = Window.of(
+                shown, first, self._layout_of_columns, self._names, self._sparks
+            )
         segments: list[Segment] = []
         cursor = self._style("cursor") if number == self._place else Style.null()
         i = number - window.first
         for at, (column, width) in enumerate(self._layout_of_columns.columns):
             text = window.cells[column.key][i]
-            style = self._style(_look(column, text, window, i)) + cursor
+            style = self._style(window.look(column, i)) + cursor
             segments.append(Segment(" " if at else "", cursor))
-            cell = _cell(text, width, column.left)
+            cell = fitted(text, width, column.left)
             # Underlined is the number, not the space before it.
             blank = len(cell) - len(cell.lstrip())
             segments += [Segment(cell[:blank], cursor), Segment(cell[blank:], style)]
         return segments
-
-    def _make_window(self) -> Window:
-        """Text of the rows on the screen."""
-        assert self._rows is not None
-        assert self._sparks is not None
-        first = self.scroll_offset.y
-        shown = self._rows.sheet.take(self._rows.order[first : first + self._height + 1])
-        cells = {c.key: c.texts(shown) for c, _ in self._layout_of_columns.columns if c != MINUTE}
-        if CALL.key in cells:
-            cells[CALL.key] = [self._names[code] for code in shown.codes.tolist()]
-        if width := dict(self._layout_of_columns.columns).get(MINUTE):
-            rates = self._sparks.rates(shown, width)
-            cells[MINUTE.key] = [sparkline(row.tolist(), width) for row in rates]
-        alarms = {
-            column.key: column.alarm(shown.shown) > 0
-            for column, _ in self._layout_of_columns.columns
-            if column.alarm
-        }
-        ended = [bool(vm and vm.ended) for vm in shown.vms]
-        return Window(first, cells, alarms, ended, (shown.shown.calls == 0).tolist())
 
     def _note_line(self, y: int, width: int) -> list[Segment]:
         lines = [
@@ -302,29 +273,3 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         if style is None:
             style = self._styles[name] = self.get_component_rich_style(f"call-table--{name}")
         return style
-
-
-def _look(column: Column, text: str, window: Window, i: int) -> str:
-    """Which of the table's styles a cell has."""
-    if column.key in window.alarms and window.alarms[column.key][i]:
-        return "alarm"
-    if window.ended[i]:
-        return "ended"
-    if text == "-":
-        return "nothing"
-    if column is MINUTE:
-        return "minute"
-    if window.idle[i]:
-        return "idle"
-    return column.key if column in (VM, CALL) else "number"
-
-
-def _cell(text: str, width: int, left: bool) -> str:
-    """`text` in exactly `width` columns; where too long, without its middle."""
-    if cell_len(text) > width:
-        # Names of many VMs differ at their end: "instance-00000012".
-        tail = (width - 1) // 2
-        text = set_cell_size(text, width - tail - 1) + "…" + text[len(text) - tail :]
-    if left or cell_len(text) > width:
-        return set_cell_size(text, width)
-    return " " * (width - cell_len(text)) + text

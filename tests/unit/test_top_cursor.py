@@ -117,9 +117,9 @@ async def test_the_wheel_scrolls_and_new_frames_do_not_scroll_back():
         await view.push(many(97))
         view.table.scroll_to(y=40, animate=False, immediate=True)
         await view.pilot.pause()
-        first = view.rows[0]
+        first = view.rows[0].split()[0]
         await view.push(many(97, 1))
-        assert view.rows[0] == first
+        assert view.rows[0].split()[0] == first
         await view.press("down")
         assert view.at_cursor in view.rows
 

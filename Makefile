@@ -23,8 +23,7 @@ C_FILES := $(wildcard bpf/*.[ch] benchmarks/*.[ch])
 SHELL_FILES := .ci/run tests/get-promtool hvtrace/lab/init.sh hvtrace/lab/inside.sh
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
 
-.NOTPARALLEL:
-.PHONY: help setup setup-dev demo test lint test-unit test-bpf test-prometheus test-vm vm bench format clean
+.PHONY: help setup setup-dev demo test lint test-unit test-bpf test-prometheus fetch test-vm vm bench format clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,7 +35,10 @@ setup-dev: .venv/.ready-dev ## and what the tests need
 demo: setup ## guests and hvtrace top, on this KVM or in a VM (KERNEL=bookworm|trixie|sid)
 	@$(BIN)/hvtrace demo $(if $(KERNEL),--kernel $(KERNEL))
 
-test: lint test-unit test-bpf test-prometheus test-vm ## everything below, up to the first failure
+# Two at once, each on a CPU of its own; what each says comes when it has ended.
+test: setup-dev ## everything below, up to the first failure
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-bpf fetch test-unit
+	@$(MAKE) --no-print-directory test-vm
 	@echo "make test: all good"
 
 lint: setup-dev ## ruff, mypy --strict, clang-format, shellcheck
@@ -53,7 +55,10 @@ test-bpf: setup-dev ## the BPF programs, loaded and run on this kernel (root)
 	$(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/bpf
 
 test-prometheus: setup-dev ## Debian's Prometheus 2.42 and 3 scrape an exporter in a VM
-	$(PYTEST) -q -n 2 --dist loadgroup tests/prometheus
+	$(BIN)/python -m tests.in_lab tests/prometheus
+
+fetch: setup-dev ## the kernels, user spaces and servers of test-vm
+	$(BIN)/python -m tests.in_lab --fetch
 
 test-vm: setup-dev ## real hypercalls in VMs: six kernels, three user spaces (KERNEL=..., ROOT=...)
 	$(BIN)/python -m tests.in_lab $(if $(KERNEL),--kernel $(KERNEL)) $(if $(ROOT),--root $(ROOT))
@@ -96,6 +101,7 @@ PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check
 	@echo "making .venv"
 	@$(PYTHON) -m venv --system-site-packages .venv
 	@$(PIP_INSTALL) --editable .
+	@$(BIN)/python -m compileall -qq hvtrace # pip does it elsewhere; a VM would each time
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready

@@ -1,6 +1,7 @@
 """Runs the tests that need real hypercalls: each folder in a fresh VM, under each kernel.
 
     python -m tests.in_lab [--kernel trixie]... [--root sid]... [FOLDER [-- PYTEST ARGUMENTS]]
+    python -m tests.in_lab --fetch [...]    only fetch and build what these need
 
 The kernels are Debian's current ones (for tests/host, one of them); for tests/xmm, the
 variants of tests/kvm, which are built first. Inside, pytest runs as root with this machine's
@@ -8,6 +9,7 @@ files; its lines are seen as they are printed, and its report (JUnit XML) is rea
 Those of tests/vm that meet every Python, BCC and LLVM (EVERYWHERE) run with the files of
 the other suites, too: each kernel with each of these roots is a cell of the matrix. A cell
 whose kernel and files are of two suites gets them all where it is asked for by name only.
+tests/prometheus runs here and boots a VM of its own, beside the servers that scrape it.
 An emulated VM keeps one CPU busy, so as many run at once as there are CPUs, up to three.
 A VM that does not come up, and a folder without a single test, are failures.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,12 +36,14 @@ from hvtrace.lab.progress import Progress
 from hvtrace.lab.vm import Vm
 from tests.kvm import build
 from tests.outcomes import Lines, Outcome, read_report, summary
+from tests.prometheus import package
 
 # The longest first.
-FOLDERS = ("tests/vm", "tests/xmm", "tests/host", "tests/icount")
-# The one that is about the patched KVM, the one that is about hvtrace more than about
-# the kernel, and the one whose tests want a clock that counts instructions.
-VM, PATCHED, ONCE, ICOUNT = FOLDERS
+FOLDERS = ("tests/vm", "tests/prometheus", "tests/xmm", "tests/host", "tests/icount")
+# The one whose tests boot a VM themselves, the one that is about the patched KVM, the one that
+# is about hvtrace more than about the kernel, and the one whose tests want a clock that counts
+# instructions.
+VM, SERVERS, PATCHED, ONCE, ICOUNT = FOLDERS
 # What of tests/vm is about the user space, too.
 EVERYWHERE = tuple(f"tests/vm/test_{what}.py" for what in ("truth", "round_trip", "single_calls"))
 # Of these, where kernel and user space are of two suites, and nobody asked for the two: KVM
@@ -58,6 +63,8 @@ _PYTEST = (
     *("-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore:Unknown config option", "-v"),
     *("-o", "junit_family=xunit1", "--color", "yes" if sys.stdout.isatty() else "no"),
 )
+# Those of the servers mostly wait, so they go two by two; some share what one has set up.
+_SIDE_BY_SIDE = ("-n", "2", "--dist", "loadgroup")
 
 
 @dataclass(frozen=True)
@@ -108,13 +115,44 @@ class Job:
         return outcome.titled(self.title, time.monotonic() - begin)
 
 
+@dataclass(frozen=True)
+class Hosted:
+    """A folder whose tests run on this machine, with pytest's further arguments."""
+
+    folder: str
+    arguments: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        return self.folder
+
+    def run(self, scratch: Path, progress: Progress) -> Outcome:
+        """Test; what is said is shown as a VM's is."""
+        begin = time.monotonic()
+        report = Path(tempfile.mkdtemp(dir=scratch)) / "report.xml"
+        lines = Lines(f"{Path(self.folder).name} | ", sys.stdout)
+        pytest = [sys.executable, *_PYTEST, *_SIDE_BY_SIDE, "--junit-xml", str(report)]
+        with subprocess.Popen(
+            [*pytest, self.folder, *self.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as running:
+            assert running.stdout is not None
+            for line in running.stdout:
+                lines.show(line)
+        lines.release()
+        outcome = read_report(report, running.returncode)
+        return outcome.titled(self.title, time.monotonic() - begin)
+
+
 def jobs(
     names: Sequence[str],
     suites: Sequence[str],
     folder: str | None,
     arguments: Sequence[str],
     progress: Progress,
-) -> list[Job]:
+) -> list[Job | Hosted]:
     """What to run, with every kernel fetched or built, and every root made.
 
     Args:
@@ -133,13 +171,16 @@ def jobs(
         for suite in _suites(each, suites)
         for name in names or _names(each)
         if folder in (None, each)
+        and each != SERVERS
         and (not suites or suite in suites)
         and (name in build.VARIANTS) == (each == PATCHED)
     ]
-    if not wanted:
+    has_servers = folder in (None, SERVERS) and not names and not suites
+    if not wanted and not has_servers:
         raise HvtraceError(
             f"only {PATCHED} runs under {', '.join(build.VARIANTS)}, and only there;"
-            f" only {VM} runs with other files than this machine's"
+            f" only {VM} runs with other files than this machine's;"
+            f" {SERVERS} chooses both itself"
         )
     found = {}
     for name in dict.fromkeys(name for name, *_ in wanted):
@@ -148,13 +189,20 @@ def jobs(
     made: dict[str, Path | None] = {HOST: None}
     for suite in dict.fromkeys(suite for _, suite, _ in wanted if suite != HOST):
         made[suite] = roots.find(suite, progress)
-    return [
+    for root in made.values():
+        roots.compile_checkout(root, "hvtrace", "tests")
+    all_jobs: list[Job | Hosted] = [
         Job(
             *(found[name], name if name in build.VARIANTS else None, suite, made[suite]),
             *(each, arguments if suites or suite in (HOST, name) else (*BETWEEN, *arguments)),
         )
         for name, suite, each in wanted
     ]
+    if has_servers:
+        for suite in package.SUITES:
+            package.find(suite, progress)
+        all_jobs.append(Hosted(SERVERS, arguments))
+    return sorted(all_jobs, key=lambda job: FOLDERS.index(job.folder))
 
 
 def _names(folder: str) -> tuple[str, ...]:
@@ -170,7 +218,7 @@ def _suites(folder: str, suites: Sequence[str]) -> tuple[str, ...]:
     return (HOST, *(suite for suite in kernels.SUITES if suite in suites or suite != own))
 
 
-def run_all(wanted: Sequence[Job], progress: Progress) -> list[Outcome]:
+def run_all(wanted: Sequence[Job | Hosted], progress: Progress) -> list[Outcome]:
     """All jobs, the longest first, and what came of each in the order given."""
     at_once = min(os.cpu_count() or 1, MOST_AT_ONCE)
     progress.say(f"running {len(wanted)} VMs, {at_once} at once")
@@ -195,10 +243,15 @@ def run_all(wanted: Sequence[Job], progress: Progress) -> list[Outcome]:
     type=click.Choice(list(CPUS)),
     help="Whose files; this machine's and those of all other suites by default.",
 )
+@click.option("--fetch", is_flag=True, help="Only fetch and build what these need.")
 @click.argument("folder", required=False, type=click.Choice(FOLDERS))
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def main(
-    names: Sequence[str], suites: Sequence[str], folder: str | None, arguments: Sequence[str]
+    names: Sequence[str],
+    suites: Sequence[str],
+    fetch: bool,
+    folder: str | None,
+    arguments: Sequence[str],
 ) -> None:
     """Run FOLDER, or all that need a VM, each under its kernels; ARGUMENTS go to pytest."""
     os.chdir(Path(__file__).parents[1])
@@ -208,6 +261,8 @@ def main(
         wanted = jobs(names, suites, folder, arguments, progress)
     except HvtraceError as error:
         raise click.ClickException(str(error)) from None
+    if fetch:
+        return
     begin = time.monotonic()
     outcomes = run_all(wanted, progress)
     text, is_good = summary(outcomes, time.monotonic() - begin)

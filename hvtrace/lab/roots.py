@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 import time
 import tomllib
@@ -146,14 +147,12 @@ def _install(modules: Sequence[str], root: Path) -> None:
     """Install from PyPI, by the root's interpreter, among this machine's files.
 
     There it needs neither a privilege nor a network of its own, and pip finds the user's
-    settings. Its libraries are the root's, by the dynamic loader that is told so (ld.so(8)).
+    settings.
     """
-    libraries = root / "usr/lib/x86_64-linux-gnu"
     (pip,) = (root / "usr/share/python-wheels").glob("pip-*.whl")
     (version,) = (root / "usr/local/lib").glob("python3.*")
     command = [
-        *map(str, (libraries / "ld-linux-x86-64.so.2", "--library-path", libraries)),
-        *map(str, (root / PYTHON[1:], "-I", pip / "pip", "install", "-qq")),
+        *(*_python(root), str(pip / "pip"), "install", "-qq"),
         # Nothing is built: that would be done with this machine's files.
         *("--disable-pip-version-check", "--only-binary=:all:"),
         *("--target", str(version / "dist-packages"), *modules),
@@ -161,3 +160,28 @@ def _install(modules: Sequence[str], root: Path) -> None:
     status, _, complaint = tools.run(command)
     if status:
         raise HvtraceError(f"pip failed for {root.name}: {apt.first_error(complaint)}")
+
+
+def compile_checkout(root: Path | None, *folders: str) -> None:
+    """Leave bytecode of the checkout's Python files where an interpreter finds it (PEP 3147).
+
+    An emulated machine would compile each of them in each of its lives: what it writes is gone
+    with it, and what takes a second here takes a minute there.
+
+    Args:
+        root: whose interpreter it is for; None for this one.
+        folders: of the checkout.
+    """
+    python = _python(root) if root else (sys.executable, "-I")
+    # No status is asked for: without bytecode all goes on, and takes longer.
+    tools.run([*python, "-m", "compileall", "-qq", *folders], cwd=CHECKOUT)
+
+
+def _python(root: Path) -> tuple[str, ...]:
+    """A root's interpreter as a command of this machine's, apart from the user's settings.
+
+    Its libraries are the root's, by the dynamic loader that is told so (ld.so(8)).
+    """
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    loader = (libraries / "ld-linux-x86-64.so.2", "--library-path", libraries)
+    return (*map(str, loader), str(root / PYTHON[1:]), "-I")

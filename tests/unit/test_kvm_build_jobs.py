@@ -16,13 +16,14 @@ from hvtrace.lab import kernels, roots
 from hvtrace.lab.progress import Progress
 from tests import in_lab
 from tests.kvm import build
+from tests.prometheus import package
 
-VM, XMM, HOST, ICOUNT = in_lab.FOLDERS
+VM, SERVERS, XMM, HOST, ICOUNT = in_lab.FOLDERS
 
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch) -> list[str]:
-    """The kernels that were fetched or built and the roots that were made, in order."""
+    """What was fetched, built, made and compiled, in order."""
     names: list[str] = []
 
     def stand_in(kind: str):
@@ -40,6 +41,10 @@ def asked(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(build, "kernel", stand_in("built"))
     monkeypatch.setattr(roots, "find", make)
+    monkeypatch.setattr(package, "find", lambda suite, _: names.append(f"Prometheus of {suite}"))
+    monkeypatch.setattr(
+        roots, "compile_checkout", lambda root, *_: names.append(f"compiled for {root}")
+    )
     is_on("bookworm", monkeypatch)
     return names
 
@@ -60,6 +65,7 @@ def test_by_default_everything_runs():
         *(f"6.12.1-{suite} {VM}" for suite in ("bookworm", "trixie", "sid")),
         *(f"6.12.1-{suite} trixie {VM}" for suite in ("bookworm", "trixie", "sid")),
         *(f"6.12.1-{suite} sid {VM}" for suite in ("bookworm", "trixie", "sid")),
+        SERVERS,
         *(f"{variant} {XMM}" for variant in ("forward", "grown", "new-type")),
         f"6.12.1-trixie {HOST}",
         *(f"6.12.1-{suite} {ICOUNT}" for suite in ("bookworm", "trixie", "sid")),
@@ -70,7 +76,11 @@ def test_each_kernel_and_root_is_fetched_or_made_once(asked):
     titles()
     suites = [f"found {name}" for name in kernels.SUITES]
     variants = [f"built {name}" for name in build.VARIANTS]
-    assert asked == [*suites, *variants, "made trixie", "made sid"]
+    assert asked == [
+        *(*suites, *variants, "made trixie", "made sid", "compiled for None"),
+        *("compiled for /roots/trixie", "compiled for /roots/sid"),
+        *("Prometheus of bookworm", "Prometheus of sid"),
+    ]
 
 
 @pytest.mark.parametrize("own", ["bookworm", "trixie", "noble", None])
@@ -89,7 +99,7 @@ def test_one_cell():
 
 def test_this_machines_own_suite_is_made_when_asked_for(asked):
     assert titles("sid", suites=["bookworm"], folder=VM) == [f"6.12.1-sid bookworm {VM}"]
-    assert asked == ["found sid", "made bookworm"]
+    assert asked[:2] == ["found sid", "made bookworm"]
 
 
 def test_nothing_is_built_that_does_not_run(asked):
@@ -128,11 +138,28 @@ def test_tests_that_a_kernel_is_not_for(name, folder, asked):
     assert asked == []
 
 
-@pytest.mark.parametrize("folder", [XMM, HOST, ICOUNT])
+@pytest.mark.parametrize("folder", [SERVERS, XMM, HOST, ICOUNT])
 def test_tests_that_a_root_is_not_for(folder, asked):
     with pytest.raises(HvtraceError, match="only tests/vm runs with other files"):
         titles(suites=["sid"], folder=folder)
     assert asked == []
+
+
+def test_those_that_boot_a_vm_themselves_run_without_a_kernel_only(asked):
+    assert titles(folder=SERVERS) == [SERVERS]
+    assert asked == ["compiled for None", "Prometheus of bookworm", "Prometheus of sid"]
+    with pytest.raises(HvtraceError, match="tests/prometheus chooses both itself"):
+        titles("sid", folder=SERVERS)
+
+
+def test_those_that_run_here_are_seen_and_their_report_is_read(tmp_path, capsys):
+    tests = tmp_path / "test_two.py"
+    tests.write_text("def test_good(): pass\n\n\ndef test_bad(): raise ValueError('why')\n")
+    job = in_lab.Hosted(str(tests), ())
+    outcome = job.run(tmp_path, Progress(io.StringIO()))
+    assert (outcome.title, outcome.passed, len(outcome.bad)) == (str(tests), 1, 1)
+    assert "ValueError: why" in outcome.bad[0][1]
+    assert all(line.startswith("test_two.py | ") for line in capsys.readouterr().out.splitlines())
 
 
 class Vm:

@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import time
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,22 @@ def test_outside_a_checkout(tmp_path, machine):
 def test_the_checkout_is_this_one():
     assert (Path(roots.__file__).parents[2] / "pyproject.toml").exists()
     assert "pytest" in roots._dependencies()
+
+
+def test_bytecode_is_where_an_interpreter_finds_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(roots, "CHECKOUT", tmp_path)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "one.py").write_text("ONE = 1\n")
+    roots.compile_checkout(None, "package", "not-there")
+    [found] = tmp_path.rglob("*.pyc")
+    assert found == Path(cache_from_source(str(tmp_path / "package" / "one.py")))
+
+
+def test_a_root_compiles_with_its_own_interpreter(monkeypatch):
+    ran = []
+    monkeypatch.setattr(roots.tools, "run", lambda command, **_: ran.append(command) or (1, "", ""))
+    roots.compile_checkout(Path("/roots/sid"), "hvtrace")
+    [[loader, option, libraries, python, *rest]] = ran
+    assert Path(loader).parent == Path(libraries)
+    assert (option, python) == ("--library-path", "/roots/sid/usr/bin/python3")
+    assert rest == ["-I", "-m", "compileall", "-qq", "hvtrace"]

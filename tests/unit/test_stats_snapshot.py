@@ -111,8 +111,8 @@ def as_dict(snap: Snapshot) -> dict[tuple, dict[str, object]]:
         assert 0 not in failures.values()
         trip = snap.trips[i] if len(snap.trips) else None
         trips = {} if trip is None else {f"trip_{name}": trip[name].tolist() for name in TRIP_SUMS}
-        sizes = {f"size_{name}": snap.sizes[i][name].tolist() for name in SIZE_SUMS}
-        sizes = sizes if len(snap.sizes) else {}
+        sized = SIZE_SUMS if len(snap.sizes) else ()
+        sizes = {f"size_{name}": snap.sizes[i][name].tolist() for name in sized}
         out[key] = {**sums, **trips, **sizes, "statuses": failures}
     return out
 

@@ -122,13 +122,13 @@ def same_as(found: Tally, shot: Snapshot, *, extremes: bool = True) -> None:
         assert statuses_of(found, np.flatnonzero(labels == i)) == expected
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(ROWS, max_size=12, unique_by=key_of))
 def test_nothing_is_lost_and_nothing_is_new(rows):
     same_as(counted(taken(rows)), taken(rows))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ROWS, max_size=9, unique_by=key_of), st.lists(ROWS, max_size=9, unique_by=key_of))
 def test_an_interval_is_what_delta_says(rows, more):
     before, after = taken(rows), taken(grown(rows, more))
@@ -138,7 +138,7 @@ def test_an_interval_is_what_delta_says(rows, more):
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(ROWS, max_size=7, unique_by=key_of), st.lists(ROWS, max_size=7, unique_by=key_of))
 def test_extremes_of_an_interval_are_those_of_delta(rows, more):
     rows, more = ([{**one, "tid": 0} for one in part] for part in (rows, more))
@@ -147,7 +147,7 @@ def test_extremes_of_an_interval_are_those_of_delta(rows, more):
     same_as(since(counted(before), counted(after)), delta(rollup(before), rollup(after)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(ROWS, max_size=9, unique_by=key_of), st.lists(ROWS, max_size=9, unique_by=key_of))
 def test_a_sum_takes_back_a_difference(rows, more):
     before, after = counted(taken(rows)), counted(taken(grown(rows, more)))
@@ -287,7 +287,7 @@ def test_vms_are_numbered_by_who_makes_the_tally():
     assert replace(shot, vms=()).rows is shot.rows
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(ROWS, max_size=12, unique_by=key_of), st.randoms(use_true_random=False))
 def test_parts_joined_are_the_whole(rows, random):
     """In whatever part a row is."""

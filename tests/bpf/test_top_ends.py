@@ -33,7 +33,7 @@ def nothing_stays() -> Iterator[None]:
     before = programs()
     yield
     deadline = time.monotonic() + WAIT_SECONDS
-    while programs() != before:  # it frees them a moment after the last descriptor is closed
+    while programs() - before:  # it frees them a moment after the last descriptor is closed
         assert time.monotonic() < deadline
         time.sleep(0.2)
 

@@ -17,7 +17,9 @@ HVTRACE = str(Path(sys.executable).with_name("hvtrace"))
 WAIT_SECONDS = 300.0
 """An emulated CPU takes 20 times as long for everything, and has other work, too."""
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.1
+"""At least; where looking takes long it is done less often, not to keep the view from its work."""
+
 PROMPT = "ready$"
 
 
@@ -82,12 +84,13 @@ class Terminal:
         is_there = (lambda lines: what in "\n".join(lines)) if isinstance(what, str) else what
         end = time.monotonic() + WAIT_SECONDS
         while True:
+            begin = time.monotonic()
             lines = self.lines
             assert "Traceback" not in "\n".join(lines), "\n".join(lines)
             if is_there(lines):
                 return lines
             assert time.monotonic() < end, "\n".join((f"no {what!r} on:", *lines))
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, 4 * (time.monotonic() - begin)))
 
     def status(self) -> int:
         """The exit status of the command that has ended."""

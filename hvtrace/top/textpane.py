@@ -59,5 +59,7 @@ class TextPane(ScrollView, can_focus=True, inherit_bindings=False):
             text = self._heading
         elif number < self._count:
             text = self._line(number)
-        segments: list[Segment] = list(text.render(self.app.console))
+        console = self.app.console
+        # Rich leaves the style of a whole text out where no part has one of its own.
+        segments = Segment.apply_style(text.render(console), console.get_style(text.style))
         return Strip(segments).apply_style(self.rich_style).adjust_cell_length(width)

@@ -7,8 +7,10 @@ every step is a few passes over arrays: a difference, a sum, a roll-up by any pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +30,13 @@ REP_SIZES, VAR_SIZES = SIZES["reps"].shape[0], SIZES["var"].shape[0]
 REPS_AT = BUCKETS
 VAR_AT = REPS_AT + REP_SIZES
 _SCALARS = ("sum_ns", "unfinished", "reps", "xmm_input", *ATTEMPTS, "trips", "trip_ns")
-CELL = {name: VAR_AT + VAR_SIZES + i for i, name in enumerate(_SCALARS)}
-CELLS = VAR_AT + VAR_SIZES + len(_SCALARS)
+_SCALARS_AT = VAR_AT + VAR_SIZES
+CELL = {name: _SCALARS_AT + i for i, name in enumerate(_SCALARS)}
+CELLS = _SCALARS_AT + len(_SCALARS)
 assert CELLS <= 256  # an id is a byte
 
 _AT_ONCE = 2048  # rows: what is worked on stays in a CPU's cache
+_ROWS_AT_ONCE, _CELLS_AT_ONCE = 8192, 1 << 18  # likewise, of what takes less room
 
 VM_SHIFT, TID_SHIFT, CODE_SHIFT = 40, 18, 2
 VM_KEY = np.uint64(0xFFFFFF << VM_SHIFT)
@@ -133,26 +137,39 @@ def since(before: Tally, after: Tally) -> Tally:
     VM's ended threads (tid 0), and are looked for there. A row with a count that fell has begun
     again, and all of it is new.
     """
+    return _by_vms(_since, (before, after))
+
+
+def _since(parts: Sequence[Tally]) -> Tally:
+    before, after = parts
     if not len(after.keys):
         return EMPTY
     before, at, cells = _continued(before, after)
-    values = after.values.astype(np.uint64)
+    values, calls = after.values.astype(np.uint64), after.calls.astype(np.uint64)
     values[cells] -= before.values
+    calls[at] -= before.calls
     counts, known = after.failed.copy(), find(after.failures, _moved(before, at))
     there = known >= 0
     counts[known[there]] -= np.minimum(before.failed[there], counts[known[there]])
     left = np.flatnonzero(values)
     found = after.rows[left], after.ids[left], values[left]
     extremes = _extremes(after, before, at, found)
-    return _build(after.keys, found, extremes, (after.failures, counts))
+    return _build(after.keys, calls, found, extremes, (after.failures, counts))
 
 
 def add(first: Tally, second: Tally) -> Tally:
     """Both together."""
+    return _by_vms(_add, (first, second))
+
+
+def _add(parts: Sequence[Tally]) -> Tally:
+    first, second = parts
     keys = np.unique(np.concatenate((first.keys, second.keys)))
     at = [np.searchsorted(keys, part.keys) for part in (first, second)]
-    low, high = np.full(len(keys), NO_MIN), np.zeros(len(keys), np.uint64)
+    calls, high = np.zeros((2, len(keys)), np.uint64)
+    low = np.full(len(keys), NO_MIN)
     for part, rows in zip((first, second), at, strict=True):
+        np.add.at(calls, rows, part.calls.astype(np.uint64))
         np.minimum.at(low, rows, part.min_ns)
         np.maximum.at(high, rows, part.max_ns)
     places, values = _sum(
@@ -164,13 +181,15 @@ def add(first: Tally, second: Tally) -> Tally:
         np.concatenate((first.failed, second.failed)),
     )
     found = places >> 8, places.astype(np.uint8), values
-    return _build(keys, found, (low, high), (failures.astype(np.uint64), failed))
+    return _build(keys, calls, found, (low, high), (failures.astype(np.uint64), failed))
 
 
 def join(parts: Sequence[Tally]) -> Tally:
     """All rows of `parts`, each of which is in one of them only."""
-    if len(parts) == 1:
-        return parts[0]
+    return parts[0] if len(parts) == 1 else _by_vms(_join, parts)
+
+
+def _join(parts: Sequence[Tally]) -> Tally:
     keys = np.concatenate([part.keys for part in parts])
     order = np.argsort(keys, kind="stable")
     rank = np.empty_like(order)
@@ -202,11 +221,45 @@ def join(parts: Sequence[Tally]) -> Tally:
     )
 
 
+def settled(counted: Tally) -> Tally:
+    """The same for long: in one mapping, that goes back to the kernel as soon as it is not used.
+
+    Many arrays that live for minutes amid others that live for a moment leave a heap of holes.
+    """
+    arrays = {name: getattr(counted, name) for name in counted.__slots__}
+    ends = np.cumsum([-(-one.nbytes // 8) * 8 for one in arrays.values()]).tolist()
+    room = mmap(-1, max(ends[-1], 1), MAP_PRIVATE | MAP_ANONYMOUS)
+    copies = {
+        name: np.frombuffer(room, one.dtype, len(one), end - -(-one.nbytes // 8) * 8)
+        for (name, one), end in zip(arrays.items(), ends, strict=True)
+    }
+    for name, one in arrays.items():
+        copies[name][:] = one
+    return Tally(**copies)
+
+
+_OUTLINE = np.isin(np.arange(CELLS), [CELL[name] for name in ("unfinished", "trips", *ATTEMPTS)])
+
+
+def outline(counted: Tally) -> Tally:
+    """All rows and failures, but only the counts of what is rare: a fraction of the cells.
+
+    What is left of `since` and `add` are their counts, exactly; times mean nothing.
+    """
+    kept = np.flatnonzero(_OUTLINE[counted.ids])
+    return replace(
+        counted,
+        start=np.searchsorted(kept, counted.start).astype(np.int32),
+        ids=counted.ids[kept],
+        values=counted.values[kept],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """Rows added up. Of shape (groups,) but for `cells`."""
 
-    cells: Floats  # (groups, CELLS)
+    cells: Floats  # (groups, CELLS), or without those before the counters: (groups, fewer)
     min_ns: Ints  # mean nothing where nothing has completed, as the next
     max_ns: Ints
     calls: Floats
@@ -230,13 +283,13 @@ class Groups:
 
     def __getitem__(self, name: str) -> Floats:
         """A counter, by its name in CELL."""
-        return self.cells[:, CELL[name]]
+        return self.cells[:, CELL[name] - CELLS]
 
 
 def group(counted: Tally, labels: Index, count: int, *, timed: bool = True) -> Groups:
     """Add up the rows of each label, 0 to `count` - 1; rows with label -1 are left out.
 
-    Without `timed` the result has no latencies, which are most of the work.
+    Without `timed` the result has counters only: there is not more in an outline.
     """
     used = np.flatnonzero(labels >= 0)
     label = labels[used]
@@ -249,13 +302,9 @@ def group(counted: Tally, labels: Index, count: int, *, timed: bool = True) -> G
     low, high = np.full(count, NO_MIN), np.zeros(count, np.uint64)
     np.minimum.at(low, label, counted.min_ns[used])
     np.maximum.at(high, label, counted.max_ns[used])
-    of_cell, ids, values = labels[counted.rows], counted.ids, counted.values
-    if len(used) < len(labels) or not timed:
-        kept = np.flatnonzero((of_cell >= 0) & (timed | (ids >= BUCKETS)))
-        of_cell, ids, values = of_cell[kept], ids[kept], values[kept]
     of_failure = labels[(counted.failures >> np.uint64(16)).astype(np.intp)]
     failing = np.flatnonzero(of_failure >= 0)
-    cells = _sums(of_cell * CELLS + ids, values, count * CELLS).reshape(count, CELLS)
+    cells = _sums_of_cells(counted, labels, count, 0 if timed else _SCALARS_AT)
     if timed:
         low, high = extremes_ns(cells[:, :BUCKETS], low, high)
     return Groups(
@@ -267,6 +316,25 @@ def group(counted: Tally, labels: Index, count: int, *, timed: bool = True) -> G
         vmm=of_rows(np.where(keys & VMM_KEY, calls, 0.0)),
         failures=_sums(of_failure[failing], counted.failed[failing], count),
     )
+
+
+def _sums_of_cells(counted: Tally, labels: Index, count: int, first: int) -> Floats:
+    """Sums of the cells from id `first` on, by label: (count, CELLS - first)."""
+    width = CELLS - first
+    sums = np.zeros(count * width)
+    bounds = np.arange(0, len(counted.ids), _CELLS_AT_ONCE)
+    cuts = [*np.searchsorted(counted.start[:-1], bounds).tolist(), len(labels)]
+    for begin, end in pairwise(cuts):
+        starts = counted.start[begin : end + 1]
+        cells = slice(starts[0], starts[-1])
+        place = np.repeat(labels[begin:end] * width - first, np.diff(starts))
+        place += counted.ids[cells]
+        values = counted.values[cells]
+        if first or (labels[begin:end] < 0).any():
+            kept = np.flatnonzero((counted.ids[cells] >= first) & (place >= 0))
+            place, values = place[kept], values[kept]
+        sums += _sums(place, values, len(sums))
+    return sums.reshape(count, width)
 
 
 def _sums(labels: Index, weights: NDArray[np.number], count: int) -> Floats:
@@ -315,24 +383,81 @@ def _dense(snapshot: Snapshot, some: Index) -> Ints:
     return dense
 
 
+def _by_vms(do: Callable[[Sequence[Tally]], Tally], parts: Sequence[Tally]) -> Tally:
+    """`do` it with some VMs of all `parts` after the other: what is worked on stays small."""
+    some = np.sort(np.concatenate([part.keys[::64] for part in parts]))
+    bounds = np.unique(some[:: _ROWS_AT_ONCE // 64][1:] & VM_KEY)
+    if not len(bounds):
+        return do(parts)
+    cuts = [[0, *np.searchsorted(part.keys, bounds).tolist(), len(part.keys)] for part in parts]
+    return _chain(
+        [
+            do([_slice(part, *cut) for part, cut in zip(parts, of_parts, strict=True)])
+            for of_parts in zip(*map(pairwise, cuts), strict=True)
+        ]
+    )
+
+
+def _slice(counted: Tally, first: int, last: int) -> Tally:
+    """Rows `first` to `last` - 1, without a copy of most."""
+    cells = slice(counted.start[first], counted.start[last])
+    failures = slice(*np.searchsorted(counted.failures, np.array([first, last], np.uint64) << 16))
+    return Tally(
+        keys=counted.keys[first:last],
+        start=counted.start[first : last + 1] - counted.start[first],
+        ids=counted.ids[cells],
+        values=counted.values[cells],
+        calls=counted.calls[first:last],
+        min_ns=counted.min_ns[first:last],
+        max_ns=counted.max_ns[first:last],
+        failures=counted.failures[failures] - (np.uint64(first) << np.uint64(16)),
+        failed=counted.failed[failures],
+    )
+
+
+def _chain(parts: Sequence[Tally]) -> Tally:
+    """One behind the other: keys go on ascending."""
+
+    def all_of(name: str) -> NDArray[np.unsignedinteger]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    rows = np.cumsum([0, *(len(part.keys) for part in parts)]).astype(np.uint64)
+    cells = np.cumsum([0, *(len(part.ids) for part in parts)])
+    failures = [
+        part.failures + (first << np.uint64(16)) for part, first in zip(parts, rows, strict=False)
+    ]
+    starts = [part.start[:-1] + first for part, first in zip(parts, cells, strict=False)]
+    return Tally(
+        keys=all_of("keys").astype(np.uint64),
+        start=np.concatenate([*starts, cells[-1:]]).astype(np.int32),
+        ids=np.concatenate([part.ids for part in parts]),
+        values=all_of("values"),
+        calls=all_of("calls"),
+        min_ns=np.concatenate([part.min_ns for part in parts]),
+        max_ns=np.concatenate([part.max_ns for part in parts]),
+        failures=np.concatenate(failures),
+        failed=np.concatenate([part.failed for part in parts]),
+    )
+
+
 def _build(
     keys: Ints,
+    calls: NDArray[np.unsignedinteger],
     cells: tuple[Index, NDArray[np.uint8], NDArray[np.unsignedinteger]],
     extremes: tuple[Ints, Ints],
     failing: tuple[Ints, Ints],
 ) -> Tally:
     """A Tally of cells (their rows, ascending, ids, and values that are not 0).
 
-    Rows without a cell are left out, `extremes` are of all; so are failures that are 0.
+    Rows without calls or cells are left out, all else is of all rows; so are failures that are 0.
     """
     (row, ids, values), (low, high), (failures, failed) = cells, extremes, failing
     count = np.bincount(row, minlength=len(keys))
-    over = np.flatnonzero((ids < BUCKETS) | (ids == CELL["unfinished"]))
-    calls = np.bincount(row[over], values[over], len(keys))
-    used = np.flatnonzero(count)
-    rank = np.cumsum(count > 0) - 1
+    is_used = (count > 0) | (calls > 0)
+    used = np.flatnonzero(is_used)
+    rank = np.cumsum(is_used) - 1
     of_row = (failures >> np.uint64(16)).astype(np.intp)
-    kept = np.flatnonzero((failed > 0) & (count[of_row] > 0)) if len(failures) else of_row
+    kept = np.flatnonzero((failed > 0) & is_used[of_row]) if len(failures) else of_row
     return Tally(
         keys=keys[used],
         start=np.concatenate(([0], np.cumsum(count[used]))).astype(np.int32),
@@ -376,7 +501,7 @@ def _continued(before: Tally, after: Tally) -> tuple[Tally, Index, Index]:
         at = find(after.keys, before.keys)
         cells = _cells_in(after, before, at)
         fell = (cells < 0) | (after.values[cells] < before.values)
-        gone = at < 0
+        gone = (at < 0) | (after.calls[at] < before.calls)
         gone[before.rows[fell]] = True
         if not gone.any():
             return before, at, cells
@@ -408,6 +533,7 @@ def _select(counted: Tally, mask: NDArray[np.bool_]) -> Tally:
     failures = mask[(counted.failures >> np.uint64(16)).astype(np.intp)]
     return _build(
         counted.keys,
+        np.where(mask, counted.calls, 0),
         (rows[kept], counted.ids[kept], counted.values[kept]),
         (counted.min_ns, counted.max_ns),
         (counted.failures[failures], counted.failed[failures]),

@@ -181,7 +181,7 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
             view.grouping,
             rows.names if rows else NO_NAMES,
             hidden=view.hidden,
-            trips=bool(rows and rows.sheet.total["trips"].any()),
+            trips=bool(rows and rows.sheet.counts["trips"].any()),
         )
         width = dict(self._layout_of_columns.columns).get(CALL, 0)
         self._names = short_names(rows.codes, width) if rows else {}

@@ -73,7 +73,7 @@ def _count(
     alarm: Callable[[Groups], Floats] | None = None,
 ) -> Column:
     def value(sheet: Sheet) -> Floats:
-        return _some(counts(sheet.total))
+        return _some(counts(sheet.counts))
 
     column = _column(key, 5, about, value, lambda count: text.quantity(int(count)))
     return replace(column, alarm=alarm)
@@ -124,7 +124,7 @@ def _attempts(groups: Groups) -> Floats:
 
 
 def _verdicts(sheet: Sheet) -> list[str]:
-    rows = np.stack([sheet.total[name] for name in ATTEMPTS], axis=-1).tolist()
+    rows = np.stack([sheet.counts[name] for name in ATTEMPTS], axis=-1).tolist()
     return [verdict_text(dict(zip(ATTEMPTS, counts, strict=True))) for counts in rows]
 
 
@@ -257,7 +257,7 @@ COLUMNS: tuple[Column, ...] = (
         "xmm-out",
         12,
         "what became of output in registers, where asked for",
-        lambda sheet: _some(_attempts(sheet.total)),
+        lambda sheet: _some(_attempts(sheet.counts)),
         _verdicts,
         alarm=lambda groups: groups["claimed"],
     ),

@@ -10,7 +10,7 @@ from hvtrace.top.lines import State
 from hvtrace.top.model import Frame
 from hvtrace.top.past import Sparks
 from hvtrace.top.rows import Arranger, Rows
-from hvtrace.top.sheet import View
+from hvtrace.top.sheet import Scope, View
 
 INTERVALS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Seconds, for the keys + and -."""
@@ -56,7 +56,10 @@ class Desk:
 
     def look(self, view: View) -> None:
         """Another grouping, order, filter..."""
-        self._set(replace(self.state, view=view))
+        frame = self.state.frame
+        if frame and view.scope is Scope.TOTAL:
+            frame = self.history.whole(frame)
+        self._set(replace(self.state, view=view, frame=frame))
 
     def pause(self) -> None:
         """Hold the picture, or go on with the present."""
@@ -69,10 +72,11 @@ class Desk:
         state, history = self.state, self.history
         if state.frame is None:
             return
+        whole = state.view.scope is Scope.TOTAL
         if steps < 0:
-            frame, paused = history.before(state.frame, -steps), True
+            frame, paused = history.before(state.frame, -steps, whole=whole), True
         else:
-            frame = history.after(state.frame, steps)
+            frame = history.after(state.frame, steps, whole=whole)
             paused = frame is not state.newest
         self._set(replace(state, frame=frame, paused=paused))
 

@@ -15,7 +15,6 @@ from hvtrace.stats.table import ATTEMPTS
 from hvtrace.stats.tally import (
     CODE_KEY,
     CODE_SHIFT,
-    EMPTY,
     REPS_AT,
     TID_KEY,
     TID_SHIFT,
@@ -34,7 +33,7 @@ from hvtrace.stats.tally import (
 from hvtrace.top.columns import BY_KEY, OF_CALL
 from hvtrace.top.history import History
 from hvtrace.top.past import moments, rows_in
-from hvtrace.top.sheet import Grouping, Scope, Sheet, rows_of
+from hvtrace.top.sheet import Grouping, Sheet, rows_of
 
 HEAT_SECONDS = 15 * 60.0
 """How much of the past is shown: all that a history has."""
@@ -92,7 +91,7 @@ def detail(sheet: Sheet, row: int, history: History) -> Detail:
     """All that is known of a row of `sheet`."""
     key, frame = int(sheet.keys[row]), sheet.frame
     one = sheet.take(np.array([row]))
-    counted = frame.total if sheet.scope is Scope.TOTAL else frame.counted or EMPTY
+    counted = sheet.scope.of(frame)
     rows = rows_in(counted, sheet.grouping, key, sheet.calls_of_vms)
     rows = rows[rows_of(counted, frame, None)[rows]]
     heat, ends, spans, rates = moments(history, sheet, key, HEAT_SECONDS)

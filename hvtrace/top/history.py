@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hvtrace.stats.slow import SlowCall
-from hvtrace.stats.tally import EMPTY, Tally, add, since
+from hvtrace.stats.tally import EMPTY, Tally, add, outline, settled, since
 from hvtrace.top.model import Frame
 
 MOST_BYTES = 16 << 20
@@ -37,7 +37,7 @@ class History:
             self.frames = []
             return
         # Its total goes on growing in the newest, from which the others' are worked out.
-        self.frames.append(replace(frame, total=EMPTY, slow=()))
+        self.frames.append(replace(frame, counts=EMPTY, total=None, slow=()))
         while frame.time - self.frames[0].time > self._most_seconds:
             del self.frames[0]
         while len(self.frames) > 2 and self.nbytes > self._most_bytes:
@@ -61,35 +61,53 @@ class History:
         joined = replace(
             newer,
             seconds=older.seconds + newer.seconds,
-            counted=add(_counted(older), _counted(newer)),
+            counted=settled(add(_counted(older), _counted(newer))),
             new=older.new | newer.new,
         )
         self.frames[at : at + 2] = [joined]
 
-    def before(self, frame: Frame, steps: int = 1) -> Frame:
-        """The one `steps` before `frame`, which is of this history; the oldest where that ends."""
+    def before(self, frame: Frame, steps: int = 1, *, whole: bool = False) -> Frame:
+        """The one `steps` before `frame`, which is of this history; the oldest where that ends.
+
+        Only where `whole`, and where `frame` has it, its total is worked out: that takes longer
+        than all else.
+        """
         for earlier in reversed(self.frames):
             if steps and earlier.number < frame.number:
-                total = since(_counted(frame), frame.total)
-                passed = frame.seconds
-                frame = replace(earlier, total=total, total_seconds=frame.total_seconds - passed)
+                counted, total = _counted(frame), frame.total if whole else None
+                frame = replace(
+                    earlier,
+                    counts=since(outline(counted), frame.counts),
+                    total=total and since(counted, total),
+                    total_seconds=frame.total_seconds - frame.seconds,
+                )
                 steps -= 1
         return frame
 
-    def after(self, frame: Frame, steps: int = 1) -> Frame:
+    def after(self, frame: Frame, steps: int = 1, *, whole: bool = False) -> Frame:
         """The one `steps` after `frame`; the newest where that ends."""
         later = [one for one in self.frames if one.number > frame.number]
         if len(later) <= steps or self._newest is None:
             return self._newest or frame
-        wanted = later[steps - 1]
-        if steps == 1 and self._is_kept(frame):
+        wanted, total = later[steps - 1], frame.total if whole else None
+        if steps == 1 and self._is_kept(frame) and (total or not whole):
+            counted = _counted(wanted)
             return replace(
                 wanted,
-                total=add(frame.total, _counted(wanted)),
+                counts=add(frame.counts, outline(counted)),
+                total=total and add(total, counted),
                 total_seconds=frame.total_seconds + wanted.seconds,
             )
         # From the newest back: the frame in hand has been joined with others meanwhile.
-        return self.before(self._newest, sum(one.number > wanted.number for one in later))
+        back = sum(one.number > wanted.number for one in later)
+        return self.before(self._newest, back, whole=whole)
+
+    def whole(self, frame: Frame) -> Frame:
+        """`frame` with its total; the one before where it has been joined with others meanwhile."""
+        if frame.total or self._newest is None:
+            return frame
+        back = sum(one.number > frame.number for one in self.frames)
+        return self.before(self._newest, back, whole=True)
 
     def _is_kept(self, frame: Frame) -> bool:
         return any(

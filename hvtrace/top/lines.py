@@ -12,7 +12,7 @@ from hvtrace.stats import text
 from hvtrace.stats.snapshot import Lost
 from hvtrace.stats.tally import CELL, Tally
 from hvtrace.top.model import Frame
-from hvtrace.top.sheet import View
+from hvtrace.top.sheet import Scope, View
 
 ALARM = "bold white on red"
 MODE = "bold reverse"
@@ -55,10 +55,9 @@ def summary(state: State) -> Text:
     vms = len([vm for vm in frame.vms.values() if not vm.ended])
     line.append(f" {time.strftime('%H:%M:%S', time.localtime(frame.time))}")
     line.append(f"{GAP}{vms} VM{'' if vms == 1 else 's'}")
-    total = view.scope.value == "total"
-    counted = frame.total if total else frame.counted
-    seconds = frame.total_seconds if total else frame.seconds
-    if counted is not None and seconds:
+    counted = view.scope.of(frame)
+    seconds = frame.total_seconds if view.scope is Scope.TOTAL else frame.seconds
+    if seconds:
         rate = int(counted.calls.sum()) / seconds
         line.append(f"{GAP}{text.quantity(rate or 0)} calls/s", "bold")
         line.append(f"{GAP}{text.duration(_sum(counted, 'sum_ns') / seconds)}/s busy")
@@ -82,7 +81,7 @@ def notes(state: State) -> list[Part]:
         found += _losses(frame.lost)
         if missing := [probe.name for probe in frame.probes if not probe.attached]:
             found.append((f" NOT ATTACHED {', '.join(missing)} ", ALARM))
-        if claimed := _sum(frame.total, "claimed"):
+        if claimed := _sum(frame.counts, "claimed"):
             found.append((f" XMM OUTPUT CLAIMED {claimed:,} ", ALARM))
     if view.filter.strip():
         rows = "row" if state.shown == 1 else "rows"

@@ -10,7 +10,17 @@ import numpy as np
 
 from hvtrace.stats.slow import SlowCall
 from hvtrace.stats.snapshot import Lost, Probe, Snapshot, Vm
-from hvtrace.stats.tally import EMPTY, TID_SHIFT, VM_SHIFT, Tally, join, since, tally
+from hvtrace.stats.tally import (
+    EMPTY,
+    TID_SHIFT,
+    VM_SHIFT,
+    Tally,
+    join,
+    outline,
+    settled,
+    since,
+    tally,
+)
 from hvtrace.stats.text import printable
 from hvtrace.stats.vm import Identity
 
@@ -37,15 +47,17 @@ class Cost:
 class Frame:
     """All that one picture can show; it never changes, so a paused view just keeps it.
 
-    `counted` is of the interval of `seconds` that ended at `time`, `total` since the start or
-    the last reset, `total_seconds` ago. VMs are known by numbers, as in the tallies' keys.
+    `counted` is of the interval of `seconds` that ended at `time`; `total` and `counts`, its
+    outline, are since the start or the last reset, `total_seconds` ago. VMs are known by numbers,
+    as in the tallies' keys.
     """
 
     number: int  # they count up; of several frames in one, the last's
     time: float  # unix seconds
     seconds: float
     counted: Tally | None  # None: the first, there is no interval yet
-    total: Tally
+    counts: Tally
+    total: Tally | None  # None: of the past, where only the counts were worked out
     total_seconds: float
     vms: Mapping[int, Vm]  # those to be shown
     labels: Mapping[int, str]  # their names, with the pid where others have the same
@@ -102,7 +114,7 @@ class Model:
             tallies.append(tally(snapshot, numbers))
             self._know_vcpus(snapshot, numbers)
             self._sized |= len(snapshot.sizes) > 0
-        now, now_ns = join(tallies), snapshot.monotonic_ns
+        now, now_ns = settled(join(tallies)), snapshot.monotonic_ns
         seconds = (now_ns - self._last_ns) / 1e9 if self._before is not None else 0.0
         counted = None
         if self._reset or self._base_ns is None:
@@ -115,17 +127,19 @@ class Model:
                 self._base_lost = Lost(orphans=snapshot.lost.orphans)
             self._base_ns = now_ns
         elif self._before is not None:
-            counted = since(self._before, now)
+            counted = settled(since(self._before, now))
         own_seconds = cpu_seconds - self._last_cpu_seconds
         self._before, self._last_ns, self._last_cpu_seconds = now, now_ns, cpu_seconds
         self._frames += 1
         vms, new = self._shown(snapshot, numbers, now_ns)
+        total = now if self._base is EMPTY else settled(since(self._base, now))
         return Frame(
             number=self._frames,
             time=snapshot.time,
             seconds=seconds if counted is not None else 0.0,
             counted=counted,
-            total=now if self._base is EMPTY else since(self._base, now),
+            counts=outline(total),
+            total=total,
             total_seconds=(now_ns - self._base_ns) / 1e9,
             vms=vms,
             labels=self._labels,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hvtrace.stats.histogram import BUCKETS
 from hvtrace.stats.tally import CELLS, EMPTY, Floats, Index, Ints, Tally, find
@@ -43,25 +44,35 @@ def _nothing(edges: Floats, rates: Floats) -> Floats:
     return np.full((len(edges) - 1, *rates.shape[1:]), np.nan)
 
 
+Sums = tuple[Ints, Floats]
+"""Ascending keys, and the calls of each."""
+
+
 class Sparks:
     """Rates of a sheet's rows in the last minute.
 
-    Each moment is added up once for a grouping and a filter, not with every picture.
+    Each moment is added up once for a grouping and a filter, not with every picture; and by VM
+    and call once for all of those, but for vCPUs.
     """
 
     def __init__(self, history: History) -> None:
         self._history = history
         self._of: tuple[Grouping, bytes | None] | None = None
-        self._moments: dict[int, tuple[Ints, Floats]] = {}  # by number: keys, calls
+        self._moments: dict[int, Sums] = {}  # by the frame's number
+        self._calls: dict[int, Sums] = {}
 
     def rates(self, sheet: Sheet, width: int) -> Floats:
         """Calls per second of each row, shape (rows, width), the newest last; NaN: not known."""
         frame = sheet.frame
         frames = list(self._history.until(frame, SPARK_SECONDS))
+        known_calls = self._calls
+        self._calls = {one.number: known_calls.get(one.number) or _by_call(one) for one in frames}
         of = sheet.grouping, None if sheet.calls_of_vms is None else sheet.calls_of_vms.tobytes()
-        known = self._moments if self._of == of else {}
+        known: dict[int, Sums] = self._moments if self._of == of else {}
         self._of = of
-        self._moments = {one.number: known.get(one.number) or _sums(one, sheet) for one in frames}
+        self._moments = {
+            one.number: known.get(one.number) or self._sums(one, sheet) for one in frames
+        }
         counts = np.zeros((len(frames), len(sheet)))
         for i, (keys, calls) in enumerate(self._moments.values()):
             at = find(keys, sheet.keys)
@@ -71,15 +82,24 @@ class Sparks:
         rates = counts / np.maximum(spans, 1e-9)[:, None]
         return spread(ends, spans, rates, edges).T
 
+    def _sums(self, frame: Frame, sheet: Sheet) -> Sums:
+        """Calls of one moment by the sheet's keys."""
+        keys, calls = self._calls[frame.number]
+        if sheet.grouping is Grouping.VCPU and frame.counted:
+            keys, calls = frame.counted.keys, frame.counted.calls.astype(np.float64)
+        if sheet.calls_of_vms is not None:
+            kept = find(sheet.calls_of_vms, keys & CALLS) >= 0
+            keys, calls = keys[kept], calls[kept]
+        return _added(keys & sheet.grouping.mask, calls)
 
-def _sums(frame: Frame, sheet: Sheet) -> tuple[Ints, Floats]:
-    """Calls of one moment by the sheet's keys."""
+
+def _by_call(frame: Frame) -> Sums:
     counted = frame.counted or EMPTY
-    keys, calls = counted.keys, counted.calls
-    if sheet.calls_of_vms is not None:
-        kept = find(sheet.calls_of_vms, keys & CALLS) >= 0
-        keys, calls = keys[kept], calls[kept]
-    found, labels = np.unique(keys & sheet.grouping.mask, return_inverse=True)
+    return _added(counted.keys & CALLS, counted.calls)
+
+
+def _added(keys: Ints, calls: NDArray[np.number]) -> Sums:
+    found, labels = np.unique(keys, return_inverse=True)
     return found, np.bincount(labels, calls, len(found)).astype(np.float64, copy=False)
 
 

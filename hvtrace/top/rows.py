@@ -66,7 +66,7 @@ class Arranger:
 
 def _names(frame: Frame) -> tuple[frozenset[int], dict[str, int]]:
     """The frame's calls, and the lengths of its longest names."""
-    found = np.unique((frame.total.keys & CODE_KEY) >> np.uint64(CODE_SHIFT)).tolist()
+    found = np.unique((frame.counts.keys & CODE_KEY) >> np.uint64(CODE_SHIFT)).tolist()
     names = text.short_names(found, 1000)
     vms = max(map(cell_len, frame.labels.values()), default=0) + len(NEW)
     return frozenset(found), {

@@ -70,6 +70,13 @@ class Scope(Enum):
     INTERVAL = "last"
     TOTAL = "total"
 
+    def of(self, frame: Frame) -> Tally:
+        """What `frame` has of it; nothing in a first one, which has no interval."""
+        if self is Scope.INTERVAL:
+            return frame.counted or EMPTY
+        assert frame.total is not None, "the desk shows no frame without it"
+        return frame.total
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -102,7 +109,7 @@ class Sheet:
     grouping: Grouping
     scope: Scope
     keys: Ints
-    total: Groups  # since the start; without times where those of the interval are shown
+    counts: Groups  # since the start; what an outline has
     shown: Groups  # in the scope: what rates, shares and times are of
     time_ns: float  # service time of all rows in the scope
     calls_of_vms: Ints | None  # what the filter left, as CALLS of keys; None: no filter
@@ -118,7 +125,7 @@ class Sheet:
     def take(self, rows: Index) -> Sheet:
         """Only these rows, in this order; shares go on being of all."""
         return replace(
-            self, keys=self.keys[rows], total=self.total.take(rows), shown=self.shown.take(rows)
+            self, keys=self.keys[rows], counts=self.counts.take(rows), shown=self.shown.take(rows)
         )
 
     @cached_property
@@ -170,22 +177,20 @@ class Sheet:
 def sheet(frame: Frame, view: View) -> Sheet:
     """The rows of `frame` that match the view's filter, grouped as it says."""
     chosen = _chosen(frame, view.filter)
-    last = frame.counted or EMPTY
     mask = view.grouping.mask
-    kept = rows_of(frame.total, frame, chosen)
-    keys, labels = np.unique(frame.total.keys[kept] & mask, return_inverse=True)
-    of_total = np.full(len(kept), -1)
-    of_total[kept] = labels
-    of_last = np.where(rows_of(last, frame, chosen), find(keys, last.keys & mask), -1)
-    in_total = view.scope is Scope.TOTAL
-    total = group(frame.total, of_total, len(keys), timed=in_total)
-    shown = total if in_total else group(last, of_last, len(keys))
+    kept = rows_of(frame.counts, frame, chosen)
+    keys, labels = np.unique(frame.counts.keys[kept] & mask, return_inverse=True)
+    of_counts = np.full(len(kept), -1)
+    of_counts[kept] = labels
+    part = view.scope.of(frame)
+    of_part = np.where(rows_of(part, frame, chosen), find(keys, part.keys & mask), -1)
+    shown = group(part, of_part, len(keys))
     return Sheet(
         frame=frame,
         grouping=view.grouping,
         scope=view.scope,
         keys=keys,
-        total=total,
+        counts=group(frame.counts, of_counts, len(keys), timed=False),
         shown=shown,
         time_ns=float(shown["sum_ns"].sum()),
         calls_of_vms=chosen,
@@ -208,13 +213,13 @@ def _chosen(frame: Frame, text: str) -> Ints | None:
     terms = text.lower().split()
     if not terms:
         return None
-    calls = np.unique(frame.total.keys & CALLS)
+    calls = np.unique(frame.counts.keys & CALLS)
     for term in terms:
         code = ((calls & CODE_KEY) >> np.uint64(CODE_SHIFT)).astype(np.intp)
         vm = (calls >> np.uint64(VM_SHIFT)).tolist()
         of_vm = np.array([term in frame.labels.get(one, "").lower() for one in vm], bool)
         of_code = np.isin(code, [one for one in set(code.tolist()) if _is_call(one, term)])
-        calls = calls[of_vm | of_code | (find(_with_status(frame.total, term), calls) >= 0)]
+        calls = calls[of_vm | of_code | (find(_with_status(frame.counts, term), calls) >= 0)]
     return calls
 
 

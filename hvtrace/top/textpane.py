@@ -12,6 +12,9 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+SCROLLBAR = 1
+"""Columns at the right that it keeps free of text."""
+
 
 class TextPane(ScrollView, can_focus=True, inherit_bindings=False):
     """A heading, which stays, and lines below it."""

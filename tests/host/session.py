@@ -165,7 +165,9 @@ def run(folder: Path, view: Terminal) -> Seen:
                 read_all(view, seen, size)
             view.resize(100, 150)
             seen.details = {name: read_detail(view, *how) for name, how in DETAILS.items()}
-            seen.bottom = view.until("Pause")
+            view.resize(*SIZES[1])  # there is room for all of the last line
+            release = seen.ledger["kernel"]
+            seen.bottom = view.until(lambda lines: "Quit" in lines[-1] and release in lines[-2])
             view.resize(*SIZES[0])
             read_slow(view, seen)
             wait_for_lines(lines)

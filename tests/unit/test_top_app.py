@@ -450,6 +450,18 @@ async def test_counts_of_a_moment_are_those_of_that_moment():
         assert view.rows[0].split()[2:4] == ["3.00", "5"]
 
 
+async def test_the_scope_of_a_moment():
+    """Since the start up to it, whether the scope or the moment was chosen first."""
+    names = {"[": "left_square_bracket", "]": "right_square_bracket", "{": "left_curly_bracket"}
+    for keys in ("[[t", "t[[", "[t[", "[[t][", "{t", "t{", "[[ttt", "t[t[t", "[t[t]t["):
+        async with top() as view:
+            await view.push(*grown(0, 2, 5, 11))
+            await view.press(*(names.get(key, key) for key in keys))
+            assert view.status.startswith(" PAUSED -2.00s "), keys
+            assert "total 1.00s" in view.lines[0], keys
+            assert view.rows[0].split()[2:4] == ["2.00", "2"], keys
+
+
 async def test_reset_while_paused_shows_nothing_of_before():
     async with top() as view:
         await view.push(*grown(0, 2, 5))

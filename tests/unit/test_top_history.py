@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 from samples import START, row, snapshot, vm
 
+from hvtrace.stats.histogram import BUCKETS
 from hvtrace.stats.slow import SlowCall
-from hvtrace.stats.tally import EMPTY
+from hvtrace.stats.tally import EMPTY, outline
 from hvtrace.top.history import FRAME_BYTES, MOST_SLOW_CALLS, History
 from hvtrace.top.model import Model
 
@@ -37,7 +38,15 @@ class Past:
 
 def counts(frame) -> tuple[int, int]:
     """Calls of its interval, and since the start."""
-    return int((frame.counted or EMPTY).calls.sum()), int(frame.total.calls.sum())
+    if frame.total:
+        assert_same(outline(frame.total), frame.counts)
+    return int((frame.counted or EMPTY).calls.sum()), int(frame.counts.calls.sum())
+
+
+def assert_same(one, other) -> None:
+    """Of outlines: all that means something."""
+    for name in ("keys", "start", "ids", "values", "calls", "failures", "failed"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist(), name
 
 
 def test_back_and_forth():
@@ -57,6 +66,37 @@ def test_back_and_forth():
     assert [counts(frame) for frame in back] == [(3, 3), (5, 8), (7, 15), (11, 26), (11, 26)]
     assert back[-1] is newest
     assert [frame.total_seconds for frame in back] == [1, 2, 3, 4, 4]
+
+
+def test_the_whole_of_a_moment():
+    """Its total is worked out where it is asked for, from whichever moment is at hand."""
+    past = Past()
+    past.more(3, 5, 7, 11)
+    history, newest = past.history, past.frames[-1]
+    for steps, expected in ((1, 15), (2, 8), (3, 3)):
+        bare = history.before(newest, steps)
+        assert bare.total is None
+        assert counts(bare)[1] == expected
+        for frame in (history.whole(bare), history.before(newest, steps, whole=True)):
+            assert (frame.number, frame.total_seconds) == (bare.number, bare.total_seconds)
+            assert counts(frame) == counts(bare)
+            assert int(frame.total.values[frame.total.ids < BUCKETS].sum()) == expected
+            assert history.whole(frame) is frame
+            later = history.after(frame, whole=True)
+            assert int(later.total.values[later.total.ids < BUCKETS].sum()) == counts(later)[1]
+        assert history.before(bare, whole=True).total is None  # there is nothing to begin with
+        assert history.after(bare, whole=True).total is not None
+    assert history.whole(newest) is newest
+
+
+def test_the_whole_of_a_moment_that_was_joined_is_of_one_before():
+    past = Past(most_bytes=ROOM_FOR_TEN)
+    past.more(*[7] * 9)
+    held = past.history.before(past.frames[-1], 4)
+    past.more(*[7] * 60)
+    whole = past.history.whole(held)
+    assert whole.number in {frame.number for frame in past.history.frames}
+    assert counts(whole)[1] == whole.total_seconds * 7
 
 
 def test_several_steps_at_once():

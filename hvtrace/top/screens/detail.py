@@ -17,7 +17,7 @@ from hvtrace.top.lines import MODE
 from hvtrace.top.model import Frame
 from hvtrace.top.panes import detail_lines
 from hvtrace.top.screens.pane import ALWAYS, Pane
-from hvtrace.top.textpane import TextPane
+from hvtrace.top.textpane import SCROLLBAR, TextPane
 
 KEYS = (
     Key("escape", "Esc", "Back"),
@@ -69,10 +69,9 @@ class DetailPane(Pane):
             if self._of is None or self._of[0] is not rows.sheet or self._of[1] != self.key:
                 self._detail = detail(rows.sheet, int(rows.order[place]), self.desk.history)
                 self._of, self._seen = (rows.sheet, self.key), rows.sheet.frame
-        size = self._pane.scrollable_content_region
-        if self._detail is not None and size.width:
+        if self._detail is not None:
             gone = place is None
-            lines = detail_lines(self._detail, size.width, size.height - gone)
+            lines = detail_lines(self._detail, self.room.width - SCROLLBAR, self.room.height - gone)
             self._pane.show([*self._gone(), *lines] if gone else lines)
 
     def _gone(self) -> Sequence[Text]:

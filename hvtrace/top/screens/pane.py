@@ -7,6 +7,7 @@ from dataclasses import replace
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
+from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
@@ -38,6 +39,8 @@ class Pane(Screen[None]):
         self._summary = Static(classes="summary")
         self._status = Static(classes="status")
         self._keyline = KeyLine()
+        self.room = Size(0, 0)  # for the body: known before anything is laid out
+        self._drawn_for = Size(0, 0)
 
     def compose(self) -> ComposeResult:
         """All of it."""
@@ -64,19 +67,23 @@ class Pane(Screen[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """There is room for more, or for less."""
-        self.call_after_refresh(self.show)
+        if event.size != self._drawn_for:
+            self.call_after_refresh(self.show)
 
     def show(self) -> None:
         """Draw all of it anew."""
         if not self._status.is_attached:
             return  # a frame that comes while the app ends
-        self.draw()
-        rows = self.desk.rows
+        rows, size = self.desk.rows, self.app.size
         state = replace(
             self.desk.state, shown=len(rows) if rows else 0, sort_hidden=self.sort_hidden
         )
+        status = lines.status(state, size.width)
+        self.room, self._drawn_for = Size(size.width, size.height - 2 - len(status)), size
+        self.draw()
+        if self.sort_hidden != state.sort_hidden:
+            status = lines.status(replace(state, sort_hidden=self.sort_hidden), size.width)
         self._summary.update(lines.summary(state), layout=False)
-        status = lines.status(state, self.size.width)
         # Its height changes only where notes come or go.
         grown = len(status) != self._status.size.height
         self._status.update(Text("\n").join(status), layout=grown)

@@ -17,7 +17,7 @@ from hvtrace.top.keyline import Key
 from hvtrace.top.lines import ALARM
 from hvtrace.top.screens.pane import ALWAYS, Pane
 from hvtrace.top.slowlines import SlowLines, beside
-from hvtrace.top.textpane import TextPane
+from hvtrace.top.textpane import SCROLLBAR, TextPane
 
 SetSlow = Callable[[int], None]
 """Has the kernel take another limit, in ns; 0: none."""
@@ -77,7 +77,7 @@ class SlowPane(Pane):
             calls.sort(key=lambda one: -one.duration_ns)
         else:
             calls.sort(key=lambda one: -one.start)
-        lines = SlowLines(calls, self._pane.scrollable_content_region.width, self._label)
+        lines = SlowLines(calls, self.room.width - SCROLLBAR, self._label)
         self._pane.show_each(len(calls), lines.line, lines.heading)
 
     def _label(self, call: SlowCall) -> str:

@@ -85,7 +85,7 @@ class TablePane(Pane):
             now = "Attaching to the kernel: compiling and loading the probes..."
             if state.recording is not None:
                 now = "Opening the recording..."
-        elif state.frame and len(state.frame.total.keys) and state.view.filter.strip():
+        elif state.frame and len(state.frame.counts.keys) and state.view.filter.strip():
             now = "No call matches the filter; Esc drops it."
         elif state.recording is not None:
             now = "No VM has made a hypercall so far."

@@ -565,6 +565,8 @@ def _extremes(
 
 def find(among: NDArray[np.integer], wanted: NDArray[np.integer]) -> Index:
     """Where each of `wanted` is in the ascending `among`; -1 where it is not."""
+    if len(among) == len(wanted) and (among == wanted).all():  # as in most intervals
+        return np.arange(len(among))
     at = np.searchsorted(among, wanted)
     at[at == len(among)] = -1
     there = among[at] == wanted if len(among) else np.zeros(len(wanted), bool)

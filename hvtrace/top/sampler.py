@@ -16,7 +16,6 @@ Open = Callable[[Callable[[str], None]], Source]
 FIRST_SECONDS = 0.5
 """The first interval is no longer than this: first rows should not take long."""
 
-_LIBC = ctypes.CDLL(None)
 _M_ARENA_MAX = -8  # mallopt(3)
 
 POLL_SECONDS = 1.0
@@ -110,7 +109,6 @@ class Sampler:
             # An interval begins with its snapshot: where that takes long, they get longer.
             begun = time.monotonic()
             self._on_snapshot(parts_of(source))
-            _trim_the_heap()
             while not self._nap(begun, longest):
                 self._obey(source)
                 source.look()
@@ -144,10 +142,4 @@ def _share_the_heap() -> None:
     That is a fifth of all memory where snapshots are large. Another libc has no such option.
     """
     with suppress(AttributeError):
-        _LIBC.mallopt(_M_ARENA_MAX, 1)
-
-
-def _trim_the_heap() -> None:
-    """Have glibc give back what a snapshot needed for a moment: 10 MiB where it is large."""
-    with suppress(AttributeError):
-        _LIBC.malloc_trim(0)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

@@ -61,7 +61,7 @@ def test_the_hosts_files_are_read_only_and_the_share_is_not():
 
 def test_one_thread_emulates_svm():
     assert ("-accel", "tcg,thread=single") in pairs(command())
-    assert ("-cpu", "max,+svm,-avx2") in pairs(command())
+    assert ("-cpu", "max,+svm,-avx2,-avx,-erms,-la57") in pairs(command())
 
 
 @pytest.mark.parametrize(("icount", "cpus"), [(False, 4), (True, 1)])

@@ -23,7 +23,7 @@ C_FILES := $(wildcard bpf/*.[ch] benchmarks/*.[ch])
 SHELL_FILES := .ci/run tests/get-promtool hvtrace/lab/init.sh hvtrace/lab/inside.sh
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
 
-.PHONY: help setup setup-dev demo test lint test-unit test-bpf test-prometheus fetch test-vm vm bench format clean
+.PHONY: help setup setup-dev demo test lint test-unit test-bpf test-prometheus fetch test-vm vm bench pictures format clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -68,6 +68,10 @@ vm: setup-dev ## one of them: KERNEL=bookworm|trixie|sid ROOT=host|bookworm|trix
 
 bench: setup-dev ## what hvtrace costs, beside others; fails where a limit is passed (root)
 	$(AS_ROOT) $(BIN)/python -m benchmarks
+
+pictures: setup-dev ## take the pictures of docs/top.md again, and read them against JSON
+	$(BIN)/python -m hvtrace.lab --kernel trixie --share $(CURDIR)/docs/images \
+	  $(CURDIR)/$(BIN)/python -m tests.host.pictures $(CURDIR)/docs/images
 
 format: setup-dev ## let the formatters change the files
 	$(BIN)/ruff check --fix

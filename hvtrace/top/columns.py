@@ -10,11 +10,12 @@ import numpy as np
 
 from hvtrace.hyperv import codes
 from hvtrace.stats import text
+from hvtrace.stats.groups import Groups
 from hvtrace.stats.histogram import quantiles_ns
 from hvtrace.stats.snapshot import Vm
 from hvtrace.stats.table import ATTEMPTS
 from hvtrace.stats.table import TRIP as TRIP_HEADING
-from hvtrace.stats.tally import Floats, Groups
+from hvtrace.stats.tally import Floats
 from hvtrace.top.sheet import Grouping, Sheet
 
 ENDED = "×"  # noqa: RUF001 - a sign, not a letter

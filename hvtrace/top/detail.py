@@ -9,6 +9,7 @@ import numpy as np
 
 from hvtrace.hyperv import statuses
 from hvtrace.stats import text
+from hvtrace.stats.groups import Groups, group, statuses_of
 from hvtrace.stats.histogram import quantiles_ns
 from hvtrace.stats.snapshot import HANDLERS
 from hvtrace.stats.table import ATTEMPTS
@@ -24,11 +25,8 @@ from hvtrace.stats.tally import (
     VM_SHIFT,
     VMM_KEY,
     Floats,
-    Groups,
     Index,
     Tally,
-    group,
-    statuses_of,
 )
 from hvtrace.top.columns import BY_KEY, OF_CALL
 from hvtrace.top.history import History

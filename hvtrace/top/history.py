@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from hvtrace.stats.arithmetic import add, since
 from hvtrace.stats.slow import SlowCall
-from hvtrace.stats.tally import EMPTY, Tally, add, outline, settled, since
+from hvtrace.stats.tally import EMPTY, Tally, outline, settled
 from hvtrace.top.model import Frame
 
 MOST_BYTES = 16 << 20

@@ -8,19 +8,10 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
+from hvtrace.stats.arithmetic import join, since
 from hvtrace.stats.slow import SlowCall
 from hvtrace.stats.snapshot import Lost, Probe, Snapshot, Vm
-from hvtrace.stats.tally import (
-    EMPTY,
-    TID_SHIFT,
-    VM_SHIFT,
-    Tally,
-    join,
-    outline,
-    settled,
-    since,
-    tally,
-)
+from hvtrace.stats.tally import EMPTY, TID_SHIFT, VM_SHIFT, Tally, outline, settled, tally
 from hvtrace.stats.text import printable
 from hvtrace.stats.vm import Identity
 

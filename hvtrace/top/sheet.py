@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvtrace.hyperv import codes, statuses
+from hvtrace.stats.groups import Groups, group
 from hvtrace.stats.snapshot import Vm
 from hvtrace.stats.tally import (
     CODE_KEY,
@@ -24,12 +25,10 @@ from hvtrace.stats.tally import (
     VM_KEY,
     VM_SHIFT,
     Floats,
-    Groups,
     Index,
     Ints,
     Tally,
     find,
-    group,
 )
 from hvtrace.top.model import Frame
 

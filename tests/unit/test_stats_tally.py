@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import row, snapshot, vm
 
+from hvtrace.stats.arithmetic import add, join, since
+from hvtrace.stats.groups import group, statuses_of
 from hvtrace.stats.histogram import BUCKETS
 from hvtrace.stats.snapshot import Snapshot, completed, concat, delta, empty, rollup
 from hvtrace.stats.table import ATTEMPTS
@@ -22,12 +24,7 @@ from hvtrace.stats.tally import (
     VM_KEY,
     VM_SHIFT,
     Tally,
-    add,
-    group,
-    join,
     outline,
-    since,
-    statuses_of,
     tally,
 )
 

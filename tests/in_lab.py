@@ -39,11 +39,11 @@ from tests.outcomes import Lines, Outcome, read_report, summary
 from tests.prometheus import package
 
 # The longest first.
-FOLDERS = ("tests/vm", "tests/prometheus", "tests/xmm", "tests/host", "tests/icount")
-# The one whose tests boot a VM themselves, the one that is about the patched KVM, the one that
-# is about hvtrace more than about the kernel, and the one whose tests want a clock that counts
-# instructions.
-VM, SERVERS, PATCHED, ONCE, ICOUNT = FOLDERS
+FOLDERS = ("tests/vm", "tests/host", "tests/prometheus", "tests/xmm", "tests/icount")
+# The one that is about hvtrace more than about the kernel, the one whose tests boot a VM
+# themselves, the one that is about the patched KVM, and the one whose tests want a clock that
+# counts instructions.
+VM, ONCE, SERVERS, PATCHED, ICOUNT = FOLDERS
 # What of tests/vm is about the user space, too.
 EVERYWHERE = tuple(f"tests/vm/test_{what}.py" for what in ("truth", "round_trip", "single_calls"))
 # Of these, where kernel and user space are of two suites, and nobody asked for the two: KVM

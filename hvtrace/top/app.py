@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.events import Event, Key
 from textual.message import Message
 
 from hvtrace.errors import HvtraceError
@@ -151,6 +152,21 @@ class TopApp(App[None]):
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.add_signal_handler(number, self.exit)
         self._sampler.start()
+
+    async def on_event(self, event: Event) -> None:
+        """Keys of the table act one after another, even where many come at once (a slow ssh).
+
+        Textual hands a key to what has the focus, and gets it back where that has no use for it:
+        letters that came together with "/" were lost, and keys after Enter went into the filter.
+        """
+        if isinstance(event, Key) and not event.is_forwarded and isinstance(self.screen, TablePane):
+            if isinstance(self.focused, FilterField) and event.is_printable:
+                return await self.focused.on_event(event)
+            bound = self.screen.active_bindings.get(event.key)
+            if bound is not None:
+                await self.run_action(bound.binding.action, bound.node)
+                return None
+        return await super().on_event(event)
 
     async def on_unmount(self) -> None:
         """Detach before the terminal is given back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.widget import Widget
 from textual.widgets import Input
 
 
@@ -19,20 +20,29 @@ class FilterField(Input):
         Binding("escape", "drop", "Drop"),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, back: Widget) -> None:
+        """`back` is for whom keys are when typing has ended."""
         super().__init__(placeholder="VM, call, number or status", select_on_focus=False)
         self.display = False
+        self._back = back
+
+    # The focus moves at once: who calls Widget.focus() has it later, and keys may come sooner.
 
     def open(self) -> None:
         """Begin typing; what was kept is there to be changed."""
         self.display = True
-        self.focus()
+        self.screen.set_focus(self)
+
+    async def action_submit(self) -> None:
+        """End typing."""
+        self.screen.set_focus(self._back)
+        await super().action_submit()
+
+    async def action_drop(self) -> None:
+        """Empty it, and end typing."""
+        self.value = ""
+        await self.action_submit()
 
     def on_blur(self) -> None:
         """Typing has ended."""
         self.display = False
-
-    def action_drop(self) -> None:
-        """Empty it, and end typing."""
-        self.value = ""
-        self.post_message(self.Submitted(self, ""))

@@ -63,10 +63,12 @@ def take(view: Terminal, name: str, of: str) -> Picture:
     """Save what is on the screen by its key."""
     had = set(view.folder.glob("*.svg"))
     view.type("S")
-    view.until("saved hvtrace-top-")
-    new = max(set(view.folder.glob("*.svg")) - had)
+    view.until(lambda _: len(set(view.folder.glob("*.svg"))) > len(had))
+    time.sleep(0.5)
+    [path] = set(view.folder.glob("*.svg")) - had
+    # That it was saved is said on the screen for three seconds.
     view.until(lambda lines: "saved" not in "\n".join(lines))
-    return Picture(new, name, of, text_of(new.read_text(encoding="utf-8")).splitlines())
+    return Picture(path, name, of, text_of(path.read_text(encoding="utf-8")).splitlines())
 
 
 def pictures(view: Terminal) -> Iterator[Picture]:

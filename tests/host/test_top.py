@@ -162,8 +162,8 @@ def test_sizes_of_the_detail_are_those_of_the_mix(seen: Seen, name: str) -> None
 # --- times
 
 
-STEP = 2**0.25
-"""From one bucket's bound to the next."""
+STEP = 1.25
+"""From one bucket's bound to the next, at most: an octave has four of one width."""
 
 
 @pytest.mark.parametrize("name", DETAILS)

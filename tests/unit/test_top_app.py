@@ -12,6 +12,7 @@ from goldens import sample
 from piloted import Told, sampled, top
 from samples import START, row, snapshot, vm
 from screens import text_of
+from textual.events import Key
 
 from hvtrace.errors import HvtraceError
 from hvtrace.stats.snapshot import Lost, Probe, RecordingEnded
@@ -20,6 +21,7 @@ from hvtrace.top.calltable import CallTable
 from hvtrace.top.columns import BY_KEY, COLUMNS, TRIP, VCPU
 from hvtrace.top.filterfield import FilterField
 from hvtrace.top.screens.help import KEYS, Help
+from hvtrace.top.sheet import Grouping, Scope
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +173,30 @@ async def test_keys_are_letters_while_a_filter_is_typed():
         assert len(view.rows) == 10
         await view.press("p")
         assert view.app.desk.state.paused
+
+
+async def test_keys_that_come_together_act_in_their_order():
+    """As a slow ssh brings them: what was typed during the wait, at once."""
+    async with sampled() as view:
+
+        async def type_at_once(*keys):
+            for key in keys:
+                view.app.post_message(Key(key, key if len(key) == 1 else None))
+            await view.pilot.pause()
+            await view.pilot.pause()
+
+        field = view.app.query_one(FilterField)
+        await type_at_once("p", "slash", *"flxx", "backspace", "backspace", *"ush", "enter", *"tg")
+        state = view.app.desk.state
+        assert (state.paused, state.view.filter) == (True, "flush")
+        assert (state.view.scope, state.view.grouping) == (Scope.TOTAL, Grouping.VM)
+        assert not field.display
+        await type_at_once("slash", *"qr", "escape", "5", "p", "slash", *"pt", "enter", "s")
+        state = view.app.desk.state
+        assert (state.paused, state.view.filter) == (False, "pt")
+        assert (state.view.scope, state.view.grouping) == (Scope.TOTAL, Grouping.HOST)
+        assert not state.view.descending
+        assert not field.display
 
 
 async def test_columns_stand_still_while_a_filter_is_typed():

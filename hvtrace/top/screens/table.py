@@ -54,7 +54,8 @@ class TablePane(Pane):
     def __init__(self, desk: Desk, set_slow: SetSlow) -> None:
         super().__init__(desk)
         self._set_slow = set_slow
-        self._table, self._filter = CallTable(), FilterField()
+        self._table = CallTable()
+        self._filter = FilterField(back=self._table)
 
     def body(self) -> list[Widget]:
         """The table, and the filter."""
@@ -62,7 +63,7 @@ class TablePane(Pane):
 
     def on_mount(self) -> None:
         """Keys are for the table."""
-        self._table.focus()
+        self.set_focus(self._table)
 
     def keys(self) -> tuple[Key, ...]:
         """Those of the table, or of the filter that is typed."""
@@ -134,9 +135,9 @@ class TablePane(Pane):
         self._filter.open()
         self.call_after_refresh(self.show)
 
-    def action_drop_filter(self) -> None:
+    async def action_drop_filter(self) -> None:
         """All rows again."""
-        self._filter.action_drop()
+        await self._filter.action_drop()
 
     @on(FilterField.Changed)
     def filter_changed(self, message: FilterField.Changed) -> None:
@@ -145,8 +146,7 @@ class TablePane(Pane):
 
     @on(FilterField.Submitted)
     def filter_done(self) -> None:
-        """Back to the table."""
-        self._table.focus()
+        """Its keys are the table's again."""
         self.call_after_refresh(self.show)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

@@ -72,6 +72,7 @@ bench: setup-dev ## what hvtrace costs, beside others; fails where a limit is pa
 pictures: setup-dev ## take the pictures of docs/top.md again, and read them against JSON
 	$(BIN)/python -m hvtrace.lab --kernel trixie --share $(CURDIR)/docs/images \
 	  $(CURDIR)/$(BIN)/python -m tests.host.pictures $(CURDIR)/docs/images
+	rm -r docs/images/.lab
 
 format: setup-dev ## let the formatters change the files
 	$(BIN)/ruff check --fix

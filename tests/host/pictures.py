@@ -30,7 +30,7 @@ from tests.host.reading import Row, is_count, nanoseconds, rows
 from tests.tmux import HVTRACE, Terminal, terminal
 from tests.unit.screens import text_of
 
-LIMIT, LIMIT_NS = "2ms", 2_000_000
+LIMIT = "2ms"
 MINUTE = 75.0
 """So that the sparklines are full."""
 
@@ -174,11 +174,13 @@ def detail(picture: Picture, intervals: list[dict[str, Any]]) -> str:
 
 
 def slow(picture: Picture, intervals: list[dict[str, Any]]) -> str:
-    """Every call: both tracers saw the same, each by its own clock readings."""
+    """Each call by itself. The two tracers read the clock apart, and now and then an emulated CPU
+    does something else between the readings: nine in ten have to agree in their times."""
     told = [call for one in intervals for call in one["slow"]]
     form = re.compile(r"^(\d\d:\d\d:\d\d\.\d{3}) (\S+) +(\d+) (\S+) +(\S+) (vmm|kernel)")
     shown = [found for line in picture.lines if (found := form.match(line))]
     assert len(shown) >= 10
+    agreed = 0
     for one in shown:
         near = [
             call
@@ -187,11 +189,12 @@ def slow(picture: Picture, intervals: list[dict[str, Any]]) -> str:
             and call["vcpu"] == int(one[3])
             and call["handler"] == one[6]
             and codes.name_of(call["code"]).endswith(one[4].rpartition("…")[2])
-            and abs(call["duration_ns"] - nanoseconds(one[5])) < 0.1 * call["duration_ns"]
             and abs(call["start"] % 60 - float(one[1][6:])) < 0.005
         ]
-        assert len(near) == 1 or nanoseconds(one[5]) < 1.1 * LIMIT_NS, (one[0], near)
-    return f"VM, vCPU, call, moment and time of {len(shown)} calls"
+        times = [abs(call["duration_ns"] / nanoseconds(one[5]) - 1) < 0.1 for call in near]
+        agreed += times.count(True) == 1
+    assert agreed >= 0.9 * len(shown), (agreed, len(shown))
+    return f"VM, vCPU, call, moment and time of {agreed} of {len(shown)} calls"
 
 
 READ = {"table": table, "detail": detail, "slow": slow}

@@ -59,7 +59,7 @@ class Kernel:
     @property
     def attached(self) -> dict[int, object]:
         """Programs, and where they are now."""
-        return {program: at for fd, (program, at) in self.links.items() if _is_open(fd)}
+        return {program: at for fd, (program, at) in list(self.links.items()) if _is_open(fd)}
 
     def unload(self) -> None:
         self.device.rmdir()

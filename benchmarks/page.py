@@ -224,9 +224,10 @@ $scrape
 The real `hvtrace top` on a pseudo-terminal of 120x40, at an interval of a second: 200 processes of
 eight threads make 20 different calls each, through BPF_PROG_TEST_RUN of the programs that it has
 attached. After half a minute its CPU time is taken over another half. "At most" is the peak of the
-resident memory since its start. A key's answer is the time until the picture that it makes is whole
-(nothing was written for 30 ms), typed right behind a picture of the interval. Esc is apart: Textual
-takes 100 ms and more to tell it from the beginning of another key's sequence.
+resident memory since its start. A key's answer is the time from typing it, right behind a picture
+of the interval, until the last write that changes a cell of the screen, for a terminal emulator
+(pyte) that has read all of them. Esc is apart: Textual takes 100 ms and more to tell it from the
+beginning of another key's sequence.
 
 $top
 

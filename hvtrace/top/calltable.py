@@ -9,9 +9,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
 from textual.message import Message
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from hvtrace.stats.text import short_names
@@ -19,13 +17,14 @@ from hvtrace.top.columns import CALL, VCPU, VM, Column
 from hvtrace.top.layout import Layout, fit
 from hvtrace.top.past import Sparks
 from hvtrace.top.rows import Rows
+from hvtrace.top.scrolling import Scrolling
 from hvtrace.top.sheet import Grouping, View
 from hvtrace.top.window import Window, fitted
 
 NO_NAMES = {VM.key: 0, VCPU.key: 0, CALL.key: 0}
 
 
-class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
+class CallTable(Scrolling, inherit_bindings=False):
     """Rows under headings; the heading in use has an arrow, a row has the cursor.
 
     The cursor goes with its row wherever the order takes it; in the first line, where it is
@@ -33,7 +32,6 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
     """
 
     DEFAULT_CSS = """
-    CallTable { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; }
     CallTable .call-table--heading { text-style: bold underline; }
     CallTable .call-table--sorted { text-style: bold reverse; }
     CallTable .call-table--vm { color: ansi_cyan; }
@@ -86,6 +84,7 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         self._place = 0
         self._key: int | None = None  # of the row that the cursor goes with
         self._window: Window | None = None
+        self._width = 0  # that these columns are for
         self._layout_of_columns = fit(80, Grouping.CALL_OF_VM, NO_NAMES)
         self._names: dict[int, str] = {}
         self._styles: dict[str, Style] = {}
@@ -109,7 +108,7 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
         """Draw `rows`, sorted as `view` says; `note` where there are none."""
         was_seen = 0 <= self._place - self.scroll_offset.y < self._height
         self._rows, self._view, self._sparks, self._note = rows, view, sparks, note
-        self.virtual_size = Size(0, 1 + self.count)
+        self.set_count(1 + self.count)
         self._follow()
         if was_seen:
             self._reveal()
@@ -171,13 +170,15 @@ class CallTable(ScrollView, can_focus=True, inherit_bindings=False):
     def on_resize(self, event: events.Resize) -> None:
         """Another width has room for other columns."""
         self._reveal()
-        self._arrange()
-        self.post_message(self.Arranged())
+        if self.scrollable_content_region.width != self._width:  # all else is drawn already
+            self._arrange()
+            self.post_message(self.Arranged())
 
     def _arrange(self) -> None:
         rows, view = self._rows, self._view
+        self._width = self.scrollable_content_region.width
         self._layout_of_columns = fit(
-            self.scrollable_content_region.width,
+            self._width,
             view.grouping,
             rows.names if rows else NO_NAMES,
             hidden=view.hidden,

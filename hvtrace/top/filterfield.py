@@ -24,6 +24,7 @@ class FilterField(Input):
         """`back` is for whom keys are when typing has ended."""
         super().__init__(placeholder="VM, call, number or status", select_on_focus=False)
         self.display = False
+        self.cursor_blink = False  # nothing is written while nothing happens
         self._back = back
 
     # The focus moves at once: who calls Widget.focus() has it later, and keys may come sooner.

@@ -8,22 +8,17 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+from hvtrace.top.scrolling import Scrolling
 
 SCROLLBAR = 1
 """Columns at the right that it keeps free of text."""
 
 
-class TextPane(ScrollView, can_focus=True, inherit_bindings=False):
+class TextPane(Scrolling, inherit_bindings=False):
     """A heading, which stays, and lines below it."""
 
-    DEFAULT_CSS = """
-    TextPane {
-        height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; scrollbar-gutter: stable;
-    }
-    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "scroll_up", show=False),
         Binding("down,j", "scroll_down", show=False),
@@ -48,7 +43,7 @@ class TextPane(ScrollView, can_focus=True, inherit_bindings=False):
     ) -> None:
         """Draw `count` lines; `line` makes those that are on the screen."""
         self._count, self._line, self._heading = count, line, heading
-        self.virtual_size = Size(0, count + (heading is not None))
+        self.set_count(count + (heading is not None))
         self.refresh()
 
     def render_line(self, y: int) -> Strip:

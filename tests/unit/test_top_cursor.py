@@ -112,6 +112,38 @@ async def test_fewer_rows_than_before():
         assert view.at_cursor in view.rows
 
 
+async def test_fewer_rows_than_it_was_scrolled_past():
+    async with top() as view:
+        await view.push(many(97))
+        height = len(view.rows)
+        view.table.scroll_to(y=70, animate=False, immediate=True)
+        await view.pilot.pause()
+        await view.push(many(53, 1))
+        assert len(view.rows) == height
+        assert view.rows[-1].startswith("insta…0052")
+
+
+async def test_rows_that_come_and_go_lay_nothing_out():
+    async with top() as view:
+        await view.push(many(97))
+        layouts: list[object] = []
+        view.app.screen.screen_layout_refresh_signal.subscribe(view.table, layouts.append)
+        await view.push(many(89, 1))
+        assert view.table.vertical_scrollbar.window_virtual_size == 1 + 89
+        assert not layouts
+        await view.push(many(3, 2))
+        assert layouts  # the scroll bar has gone
+
+
+async def test_columns_stay_where_a_scroll_bar_comes():
+    async with top() as view:
+        await view.push(many(3))
+        headings = view.headings
+        await view.push(many(97, 1))
+        assert view.table.show_vertical_scrollbar
+        assert view.headings == headings
+
+
 async def test_the_wheel_scrolls_and_new_frames_do_not_scroll_back():
     async with top() as view:
         await view.push(many(97))

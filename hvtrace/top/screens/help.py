@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+from textwrap import wrap
 from typing import ClassVar
 
-from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Static
 
 from hvtrace.stats.table import LOSSES
 from hvtrace.top.columns import COLUMNS
+from hvtrace.top.textpane import TextPane
+
+WIDTH = 73  # of 80, within a frame and beside a scroll bar
 
 KEYS = {
     "↑ ↓  PgUp PgDn": "move the cursor; it goes with its row, but for the first line (Home)",
@@ -36,48 +39,55 @@ KEYS = {
 
 NOTES = (
     "calls, fail, unfin and xmm-out count since the start or the last reset. "
-    "Times are of completed calls, and percentiles right to 12.5 %.\n",
+    "Times are of completed calls, and percentiles right to 12.5 %.",
     "Last line: programs attached; calls or events lost (below); cost: ns that the kernel takes "
     "for each call, and the share of a core for all of them; own: the share of a core that this "
-    "view takes; interval; calls in flight, which are in no row yet.\n",
+    "view takes; interval; calls in flight, which are in no row yet.",
 )
 
 
 class Help(ModalScreen[None]):
     """Shown over the table until a key."""
 
-    DEFAULT_CSS = """
-    Help { align: center middle; background: transparent; }
-    Help VerticalScroll { width: 78; max-height: 100%; height: auto;
-                          border: round $foreground; background: $surface; padding: 0 1; }
-    Help Static { height: auto; }
+    DEFAULT_CSS = f"""
+    Help {{ align: center middle; background: transparent; }}
+    Help TextPane {{ width: {WIDTH + 5}; max-height: 100%; border: round $foreground;
+                     background: $surface; padding: 0 1; }}
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,enter", "dismiss", "Close"),
-        Binding("j", "scroll(1)", show=False),
-        Binding("k", "scroll(-1)", show=False),
     ]
 
     def compose(self) -> ComposeResult:
         """One text in a frame that scrolls."""
-        with VerticalScroll() as frame:
-            frame.border_title = "hvtrace top"
-            frame.border_subtitle = "↑ ↓ scroll, Esc closes"
-            yield Static(_table("Keys", KEYS))
-            yield Static(_table("Columns", {c.key: c.about for c in COLUMNS}))
-            for note in NOTES:
-                yield Static(Text(note))
-            yield Static(_table("Lost", LOSSES))
+        yield TextPane()
 
-    def action_scroll(self, step: int) -> None:
-        """A line down, or up."""
-        self.query_one(VerticalScroll).scroll_relative(y=step, animate=False)
+    def on_mount(self) -> None:
+        """What it says is always the same."""
+        pane, lines = self.query_one(TextPane), help_lines()
+        pane.border_title = "hvtrace top"
+        pane.border_subtitle = "↑ ↓ scroll, Esc closes"
+        pane.styles.height = len(lines) + 2
+        pane.show(lines)
 
 
-def _table(title: str, entries: dict[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row(Text(title, "bold underline"), "")
+@cache
+def help_lines() -> tuple[Text, ...]:
+    """All of it, in lines of `WIDTH` columns at most."""
+    notes = (Text(line) for note in NOTES for line in (*wrap(note, WIDTH), ""))
+    return (
+        *_table("Keys", KEYS),
+        *_table("Columns", {column.key: column.about for column in COLUMNS}),
+        *notes,
+        *_table("Lost", LOSSES),
+    )
+
+
+def _table(title: str, entries: dict[str, str]) -> Iterator[Text]:
+    label = 2 + max(map(len, entries))
+    yield Text(title, "bold underline")
     for name, about in entries.items():
-        table.add_row(Text(name, "bold"), about)
-    table.add_row("", "")
-    return table
+        first, *more = wrap(about, WIDTH - label)
+        yield Text().append(name.ljust(label), "bold").append(first)
+        yield from (Text(" " * label + line) for line in more)
+    yield Text()

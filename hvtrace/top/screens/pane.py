@@ -87,6 +87,10 @@ class Pane(Screen[None]):
         # Its height changes only where notes come or go.
         grown = len(status) != self._status.size.height
         self._status.update(Text("\n").join(status), layout=grown)
+        self.show_keys()
+
+    def show_keys(self) -> None:
+        """Draw the last line anew."""
         self._keyline.show(self.keys())
 
     def action_back(self) -> None:

@@ -133,7 +133,7 @@ class TablePane(Pane):
     def action_filter(self) -> None:
         """Type a filter."""
         self._filter.open()
-        self.call_after_refresh(self.show)
+        self.show_keys()
 
     async def action_drop_filter(self) -> None:
         """All rows again."""
@@ -147,7 +147,7 @@ class TablePane(Pane):
     @on(FilterField.Submitted)
     def filter_done(self) -> None:
         """Its keys are the table's again."""
-        self.call_after_refresh(self.show)
+        self.show_keys()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While a filter is typed, keys are letters."""
